@@ -1,0 +1,166 @@
+//! A length of time as people write it in a manifest: a whole number and one unit.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize, de};
+
+/// A length of time: a whole number followed by `ms`, `s`, `m` or `h`, such as `500ms` or `15m`.
+///
+/// Whole milliseconds, at least 1 ms, at most 24 h.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Duration {
+    millis: u64,
+}
+
+/// Why a text is not a [`Duration`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "\"{0}\" is not a duration: write a whole number and a unit, ms, s, m or h, from 1ms to 24h, as in 10s"
+)]
+pub struct NotADuration(String);
+
+/// Milliseconds of a day, the longest duration.
+pub const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
+
+impl Duration {
+    /// A duration of so many milliseconds, brought into the range of 1 ms to 24 h.
+    #[must_use]
+    pub fn from_millis(millis: u64) -> Self {
+        Self {
+            millis: millis.clamp(1, DAY_MILLIS),
+        }
+    }
+
+    /// A duration of so many seconds, brought into the range of 1 ms to 24 h.
+    #[must_use]
+    pub fn from_secs(secs: u64) -> Self {
+        Self::from_millis(secs.saturating_mul(1000))
+    }
+
+    /// The length in milliseconds.
+    #[must_use]
+    pub fn as_millis(self) -> u64 {
+        self.millis
+    }
+
+    /// The length as the standard library's type.
+    #[must_use]
+    pub fn as_std(self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.millis)
+    }
+}
+
+impl FromStr for Duration {
+    type Err = NotADuration;
+
+    fn from_str(text: &str) -> Result<Self, NotADuration> {
+        let err = || NotADuration(text.to_owned());
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(err)?;
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| err())?;
+        let factor = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(err()),
+        };
+        let millis = number.checked_mul(factor).ok_or_else(err)?;
+        if millis == 0 || millis > DAY_MILLIS {
+            return Err(err());
+        }
+        Ok(Self { millis })
+    }
+}
+
+impl fmt::Display for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.millis;
+        match ms {
+            _ if ms % 3_600_000 == 0 => write!(f, "{}h", ms / 3_600_000),
+            _ if ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
+            _ if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            _ => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+impl fmt::Debug for Duration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Duration {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<'de, str>::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Duration {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[0-9]{1,8}(ms|s|m|h)$",
+            "maxLength": 10,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_writes_what_people_write() {
+        for (text, millis, canonical) in [
+            ("1ms", 1, "1ms"),
+            ("500ms", 500, "500ms"),
+            ("1000ms", 1000, "1s"),
+            ("10s", 10_000, "10s"),
+            ("15m", 900_000, "15m"),
+            ("90s", 90_000, "90s"),
+            ("24h", DAY_MILLIS, "24h"),
+        ] {
+            let duration: Duration = text.parse().unwrap();
+            assert_eq!(duration.as_millis(), millis, "{text}");
+            assert_eq!(duration.to_string(), canonical);
+        }
+    }
+
+    #[test]
+    fn refuses_the_rest_with_a_sentence() {
+        for text in [
+            "",
+            "10",
+            "s",
+            "0s",
+            "-1s",
+            "1.5s",
+            "10 s",
+            "25h",
+            "1d",
+            "99999999999999999999s",
+        ] {
+            let error = text.parse::<Duration>().unwrap_err().to_string();
+            assert!(error.contains("whole number and a unit"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The custom resources of Corrente, `corrente.dev/v1alpha1`.
+//!
+//! Three kinds, in the order in which a site writes them:
+//! 1. [`MeterProfile`](profile::MeterProfile): the register map of a meter model, written once.
+//! 2. [`MeterPoller`](poller::MeterPoller): which meters to read, where, how often, and where to publish.
+//! 3. [`TelemetryPipeline`](pipeline::TelemetryPipeline): which topics to store, and where.
+//!
+//! The types are the single source: the CRD YAML in `crds/yaml/` is generated from them by the
+//! `crdgen` binary and checked against them by a test. What one document can say wrong by itself is
+//! refused by the schema or by a CEL rule, with a sentence that says what to change; what needs a look
+//! at several documents is checked by `corrente-config`.
+
+pub mod common;
+pub mod duration;
+pub mod pipeline;
+pub mod poller;
+pub mod profile;
+
+pub use common::{GROUP, VERSION};
+pub use duration::Duration;
+pub use pipeline::{TelemetryPipeline, TelemetryPipelineSpec, TelemetryPipelineStatus};
+pub use poller::{MeterPoller, MeterPollerSpec, MeterPollerStatus};
+pub use profile::{MeterProfile, MeterProfileSpec};
+
+/// The three CRDs, in the order in which they should be applied.
+#[must_use]
+pub fn all()
+-> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
+    use kube::CustomResourceExt;
+    vec![MeterProfile::crd(), MeterPoller::crd(), TelemetryPipeline::crd()]
+}

@@ -1,0 +1,242 @@
+//! `TelemetryPipeline`: which topics to store, and where.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Duration,
+    common::{KafkaCluster, PodTemplate, SecretKey},
+};
+
+/// Stores the records of Kafka topics in a database, each exactly once.
+#[derive(CustomResource, Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[kube(
+    group = "corrente.dev",
+    version = "v1alpha1",
+    kind = "TelemetryPipeline",
+    plural = "telemetrypipelines",
+    shortname = "tpipe",
+    category = "corrente",
+    namespaced,
+    status = "TelemetryPipelineStatus",
+    derive = "PartialEq",
+    doc = "Stores the records of Kafka topics in a database, each exactly once.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Available", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct TelemetryPipelineSpec {
+    /// What is read.
+    pub source: Source,
+    /// Where it is stored.
+    pub sink: Sink,
+    /// Types of metrics that no known profile declares. A number that is declared nowhere is `float8`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub columns: Vec<Column>,
+    /// How much is stored in one transaction.
+    #[serde(default)]
+    pub batch: Batch,
+    /// How many pods share the partitions; what `kubectl scale` sets.
+    #[serde(default = "crate::poller::default_one")]
+    #[schemars(range(min = 0, max = 64))]
+    pub replicas: i32,
+    /// Stop storing: no pod runs until it is false again. Nothing is lost, the broker keeps it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+    /// What the pods get from the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<PodTemplate>,
+}
+
+/// What a pipeline reads.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// Kafka topics.
+    pub kafka: KafkaSource,
+}
+
+/// Kafka topics to read.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSource {
+    /// The cluster.
+    #[serde(flatten)]
+    pub cluster: KafkaCluster,
+    /// The topics.
+    #[schemars(
+        length(min = 1, max = 32),
+        inner(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))
+    )]
+    pub topics: Vec<String>,
+    /// The consumer group; `corrente.<namespace>.<name>` where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249))]
+    pub group: Option<String>,
+}
+
+/// Where a pipeline stores. Exactly one field is set.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.postgresql), has(self.timescaledb)].filter(x, x).size() == 1")
+    .message("name exactly one sink: postgresql or timescaledb"))]
+pub struct Sink {
+    /// A plain PostgreSQL table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgresql: Option<PostgresTable>,
+    /// A TimescaleDB hypertable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timescaledb: Option<TimescaleTable>,
+}
+
+/// A PostgreSQL table, made and widened by the worker.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresTable {
+    /// The Secret's key that holds the connection URL, such as `postgres://user:password@host:5432/database`.
+    pub connection_secret: SecretKey,
+    /// The schema of the table; it is made where it is missing.
+    #[serde(default = "default_schema")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
+    pub schema: String,
+    /// The table; one row per record, one column per metric.
+    #[serde(default = "default_table")]
+    #[schemars(length(min = 1, max = 55), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
+    pub table: String,
+}
+
+/// A TimescaleDB hypertable over `ts`, made and widened by the worker.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct TimescaleTable {
+    /// The table.
+    #[serde(flatten)]
+    pub table: PostgresTable,
+    /// The length of a chunk; at most 24 h here. TimescaleDB's own default, 7 days, where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_interval: Option<Duration>,
+}
+
+fn default_schema() -> String {
+    "public".to_owned()
+}
+
+fn default_table() -> String {
+    "readings".to_owned()
+}
+
+/// The type of a metric's column.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Column {
+    /// The metric, which is the column's name too.
+    #[schemars(length(min = 1, max = 59), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
+    pub name: String,
+    /// The column's type.
+    #[serde(rename = "type")]
+    pub column_type: ColumnType,
+}
+
+/// A column's type.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnType {
+    /// Double precision.
+    Float8,
+    /// Signed 64-bit whole number.
+    Bigint,
+    /// `numeric(20,0)`: an unsigned 64-bit whole number without loss.
+    Numeric,
+    /// Text.
+    Text,
+    /// True or false.
+    Boolean,
+}
+
+/// How much is stored in one transaction, whichever bound is met first.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Batch {
+    /// Most rows.
+    #[serde(default = "default_max_rows")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_rows: i32,
+    /// Most bytes of records.
+    #[serde(default = "default_max_bytes")]
+    #[schemars(range(min = 1024, max = 268_435_456))]
+    pub max_bytes: i32,
+    /// The longest a record waits for others.
+    #[serde(default = "default_max_age")]
+    pub max_age: Duration,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            max_rows: default_max_rows(),
+            max_bytes: default_max_bytes(),
+            max_age: default_max_age(),
+        }
+    }
+}
+
+fn default_max_rows() -> i32 {
+    10_000
+}
+
+fn default_max_bytes() -> i32 {
+    8 * 1024 * 1024
+}
+
+fn default_max_age() -> Duration {
+    Duration::from_secs(1)
+}
+
+/// What became of a TelemetryPipeline.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct TelemetryPipelineStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Progressing and Degraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// Pods there are.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Pods that are ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Selects the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub selector: Option<String>,
+    /// The ConfigMap the pods run or are to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub revision: Option<String>,
+}

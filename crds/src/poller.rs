@@ -1,0 +1,311 @@
+//! `MeterPoller`: which meters to read, where, how often, and where to publish.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Duration,
+    common::{KafkaCluster, PodTemplate},
+    profile::RegisterMap,
+};
+
+/// Reads meters behind Modbus endpoints at a fixed interval and publishes a record of each poll to Kafka.
+#[derive(CustomResource, Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[kube(
+    group = "corrente.dev",
+    version = "v1alpha1",
+    kind = "MeterPoller",
+    plural = "meterpollers",
+    shortname = "mpoll",
+    category = "corrente",
+    namespaced,
+    status = "MeterPollerStatus",
+    derive = "PartialEq",
+    doc = "Reads meters behind Modbus endpoints at a fixed interval and publishes a record of each poll to Kafka.",
+    scale(
+        spec_replicas_path = ".spec.shards",
+        status_replicas_path = ".status.shardCount",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(name = "Meters", type_ = "integer", json_path = ".status.meters.total"),
+    printcolumn(name = "Failing", type_ = "integer", json_path = ".status.meters.failing"),
+    printcolumn(name = "Shards", type_ = "integer", json_path = ".status.shardCount"),
+    printcolumn(name = "Interval", type_ = "string", json_path = ".spec.interval"),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MeterPollerSpec {
+    /// How often each meter is read. It must divide a day, so that readings fall on the same times every day.
+    pub interval: Duration,
+    /// How long to wait for an answer.
+    #[serde(default = "default_timeout")]
+    pub timeout: Duration,
+    /// How often a request that timed out is sent again before its poll counts as failed.
+    #[serde(default = "default_retries")]
+    #[schemars(range(min = 0, max = 5))]
+    pub retries: i32,
+    /// Register maps of this MeterPoller alone, for meters that have no MeterProfile.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub register_maps: Vec<NamedRegisterMap>,
+    /// The Modbus servers: meters themselves, or gateways with meters behind them.
+    #[schemars(length(min = 1, max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub endpoints: Vec<Endpoint>,
+    /// Where the records go.
+    pub output: Output,
+    /// The spool that every record passes through.
+    #[serde(default)]
+    pub buffer: Buffer,
+    /// How many pods share the endpoints; what `kubectl scale` sets.
+    #[serde(default = "default_one")]
+    #[schemars(range(min = 1, max = 64))]
+    pub shards: i32,
+    /// Stop polling: no pod runs until it is false again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
+    /// What the pods get from the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<PodTemplate>,
+}
+
+pub(crate) fn default_timeout() -> Duration {
+    Duration::from_secs(1)
+}
+
+pub(crate) fn default_retries() -> i32 {
+    1
+}
+
+pub(crate) fn default_one() -> i32 {
+    1
+}
+
+/// A register map with a name.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedRegisterMap {
+    /// The name that meters refer to.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// The map itself.
+    #[serde(flatten)]
+    pub map: RegisterMap,
+}
+
+/// A Modbus server. One endpoint is one line: its requests never overlap unless `maxInFlight` says so.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The endpoint's name, for status and metrics.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// `host` or `host:port`; the port is 502 where it is not given.
+    #[schemars(
+        length(min = 1, max = 259),
+        regex(pattern = r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")
+    )]
+    pub address: String,
+    /// How Modbus is carried.
+    #[serde(default)]
+    pub transport: Transport,
+    /// The pause between an answer and the next request on this endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inter_request_delay: Option<Duration>,
+    /// The meters behind it.
+    #[schemars(length(min = 1, max = 247))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub meters: Vec<Meter>,
+}
+
+/// How Modbus is carried.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// Modbus TCP: MBAP header, no checksum.
+    #[default]
+    Tcp,
+    /// RTU frames with their CRC over a TCP connection, as serial device servers carry them.
+    RtuOverTcp,
+}
+
+/// One meter.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Meter {
+    /// The meter's name: the key of its records. Unique in the topic.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+    )]
+    pub name: String,
+    /// The Modbus unit id (slave address). 255 is the usual one for a meter that is the server itself.
+    #[schemars(range(min = 0, max = 255))]
+    pub unit_id: i32,
+    /// The MeterProfile to read it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub profile: Option<String>,
+    /// The entry of `registerMaps` to read it by, instead of a profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub register_map: Option<String>,
+    /// The metrics to read; all of the map where it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512), inner(length(max = 59)))]
+    pub metrics: Vec<String>,
+    /// Labels written into every record, such as the feeder or the tariff.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(length(max = 16))]
+    pub labels: BTreeMap<String, String>,
+    /// The interval of this meter, where it differs. It must divide a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+}
+
+/// Where records go.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct Output {
+    /// A Kafka topic.
+    pub kafka: KafkaOutput,
+}
+
+/// A Kafka topic to publish to.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaOutput {
+    /// The cluster.
+    #[serde(flatten)]
+    pub cluster: KafkaCluster,
+    /// The topic.
+    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
+    pub topic: String,
+}
+
+/// The spool: a log on disk that every record passes through on its way to the broker.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Buffer {
+    /// Most bytes kept while the broker is away; beyond it the oldest records are evicted, and counted.
+    #[serde(default = "default_max_bytes")]
+    #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_i64))]
+    pub max_bytes: i64,
+    /// How often the spool is synced to disk: what a power loss may take.
+    #[serde(default = "default_sync_interval")]
+    pub sync_interval: Duration,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self {
+            max_bytes: default_max_bytes(),
+            sync_interval: default_sync_interval(),
+        }
+    }
+}
+
+fn default_max_bytes() -> i64 {
+    256 * 1024 * 1024
+}
+
+fn default_sync_interval() -> Duration {
+    Duration::from_secs(1)
+}
+
+/// What became of a MeterPoller.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct MeterPollerStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Progressing and Degraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// How many shards there are.
+    #[serde(default)]
+    pub shard_count: i32,
+    /// Selects exactly one pod per shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub selector: Option<String>,
+    /// Each shard.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub shards: Vec<ShardStatus>,
+    /// How the meters are.
+    #[serde(default)]
+    pub meters: MeterCounts,
+    /// The first 20 failing meters by name, with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub failing_meters: Vec<FailingMeter>,
+}
+
+/// A shard: one pod's share of the endpoints.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardStatus {
+    /// Its number, from 0.
+    pub index: i32,
+    /// The ConfigMap it runs or is to run.
+    #[schemars(length(max = 253))]
+    pub revision: String,
+    /// Whether its pod runs that revision and is ready.
+    pub ready: bool,
+    /// Endpoints it polls.
+    pub endpoints: i32,
+    /// Meters it polls.
+    pub meters: i32,
+}
+
+/// How many meters there are, and how they are.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct MeterCounts {
+    /// Meters defined.
+    pub total: i32,
+    /// Meters whose last poll was good or partial.
+    pub healthy: i32,
+    /// Meters whose last poll failed.
+    pub failing: i32,
+}
+
+/// A meter whose last poll failed.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct FailingMeter {
+    /// Its name.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// Why, in a sentence.
+    #[schemars(length(max = 256))]
+    pub reason: String,
+}

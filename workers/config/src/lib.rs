@@ -1,0 +1,15 @@
+//! What the workers are told: their configuration files, and how they follow from the resources.
+//!
+//! 1. [`poller`] and [`pipeline`]: the files, which are the contract between the operator and the workers.
+//!    The operator writes them into ConfigMaps; `corrente local` hands them over in memory.
+//! 2. [`problem`]: what is wrong with a resource, as a path and a sentence.
+//! 3. [`resolve`]: resources to files, with every check that needs a look at several documents.
+//! 4. [`manifest`]: a folder of YAML to resources, with every check of the API server, offline.
+
+pub mod pipeline;
+pub mod poller;
+pub mod problem;
+
+pub use pipeline::PipelineConfig;
+pub use poller::PollerConfig;
+pub use problem::Problem;

@@ -1,0 +1,71 @@
+//! The pipeline worker's configuration file: what to read, where to store it, and the columns that the
+//! profiles behind the topics declare.
+//!
+//! It is JSON, under the key [`FILE`] of an immutable ConfigMap. The database's address is not in it: it
+//! comes from a mounted Secret.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use corrente_crds::{
+    common::KafkaCluster,
+    pipeline::{Batch, ColumnType},
+};
+use serde::{Deserialize, Serialize};
+
+/// The file's name in the ConfigMap, and under the pod's configuration folder.
+pub const FILE: &str = "pipeline.json";
+
+/// The configuration of every pod of a TelemetryPipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PipelineConfig {
+    /// The TelemetryPipeline's namespace.
+    pub namespace: String,
+    /// The TelemetryPipeline's name.
+    pub name: String,
+    /// The Kafka cluster.
+    pub kafka: KafkaCluster,
+    /// The topics.
+    pub topics: Vec<String>,
+    /// The consumer group.
+    pub group: String,
+    /// Where the rows go.
+    pub sink: SinkConfig,
+    /// The types of the metrics' columns, by metric.
+    pub columns: BTreeMap<String, ColumnType>,
+    /// How much is stored in one transaction.
+    pub batch: Batch,
+}
+
+/// Where the rows go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SinkConfig {
+    /// PostgreSQL, with TimescaleDB or without.
+    #[serde(rename_all = "camelCase")]
+    Postgres {
+        /// The file that holds the connection URL: a Secret's key, mounted.
+        url_file: PathBuf,
+        /// The schema.
+        schema: String,
+        /// The table.
+        table: String,
+        /// Set where the table is to be a hypertable.
+        hypertable: Option<Hypertable>,
+    },
+    /// A SQLite file, for `corrente local`.
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// The table.
+        table: String,
+    },
+}
+
+/// How a hypertable is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hypertable {
+    /// The length of a chunk in milliseconds; TimescaleDB's own default where it is not given.
+    pub chunk_interval_millis: Option<u64>,
+}

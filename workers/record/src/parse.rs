@@ -1,0 +1,191 @@
+//! A record read back from JSON.
+//!
+//! Our own records have every field; records of other producers need only `ts` and `meter`. What is no
+//! field of the record's own is a metric or a label: they look alike, and a table does not care.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer as _, MapAccess, Visitor};
+
+use crate::{Quality, Timestamp, Value};
+
+/// A record as a sink sees it.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Record {
+    /// When it was read.
+    pub ts: Timestamp,
+    /// The meter's name.
+    pub meter: String,
+    /// When the poll was due.
+    pub slot: Option<Timestamp>,
+    /// The spool's id.
+    pub stream: Option<String>,
+    /// The record's number in the stream.
+    pub seq: Option<u64>,
+    /// How much of the poll succeeded.
+    pub quality: Option<Quality>,
+    /// Metrics and labels, in the order of the record. JSON nulls are left out.
+    pub fields: Vec<(String, Value)>,
+    /// Why metrics are missing: the JSON object as it came.
+    pub bad: Option<String>,
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Not JSON, or a field of the wrong sort.
+    #[error("not a record: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Record {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// Where the bytes are not one JSON object, `ts` or `meter` is missing, or a field has the wrong type;
+    /// the message says which and where.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let mut json = serde_json::Deserializer::from_slice(bytes);
+        let record = json.deserialize_map(RecordVisitor)?;
+        json.end()?;
+        Ok(record)
+    }
+}
+
+struct RecordVisitor;
+
+impl<'de> Visitor<'de> for RecordVisitor {
+    type Value = Record;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
+        let mut record = Record::default();
+        let (mut ts, mut meter) = (None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "ts" => ts = Some(map.next_value()?),
+                "meter" => meter = Some(map.next_value()?),
+                "slot" => record.slot = map.next_value()?,
+                "stream" => record.stream = map.next_value()?,
+                "seq" => record.seq = map.next_value()?,
+                "quality" => record.quality = map.next_value()?,
+                "bad" => {
+                    let object: serde_json::Map<String, serde_json::Value> = map.next_value()?;
+                    record.bad = Some(serde_json::Value::Object(object).to_string());
+                }
+                _ => {
+                    if let Some(value) = field(&key, map.next_value()?)? {
+                        record.fields.push((key, value));
+                    }
+                }
+            }
+        }
+        record.ts = ts.ok_or_else(|| de::Error::missing_field("ts"))?;
+        record.meter = meter.ok_or_else(|| de::Error::missing_field("meter"))?;
+        Ok(record)
+    }
+}
+
+fn field<E: de::Error>(name: &str, json: serde_json::Value) -> Result<Option<Value>, E> {
+    use serde_json::Value as Json;
+    Ok(Some(match json {
+        Json::Null => return Ok(None),
+        Json::Bool(v) => Value::Bool(v),
+        Json::String(v) => Value::Text(v),
+        Json::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
+            (Some(v), _, _) => Value::Int(v),
+            (_, Some(v), _) => Value::UInt(v),
+            (_, _, Some(v)) => Value::Float(v),
+            _ => {
+                return Err(E::custom(format!(
+                    "field \"{name}\": the number {n} is beyond 64 bits"
+                )));
+            }
+        },
+        Json::Array(_) | Json::Object(_) => {
+            return Err(E::custom(format!(
+                "field \"{name}\" is a list or an object; records are flat"
+            )));
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::Reading;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let reading = Reading {
+            ts: Timestamp(1_795_213_200_123),
+            meter: "feeder-12".into(),
+            slot: Timestamp(1_795_213_200_000),
+            quality: Quality::Partial,
+            labels: Arc::new(BTreeMap::from([(
+                "tariff".to_owned(),
+                "a \"quoted\"\nname".to_owned(),
+            )])),
+            values: vec![
+                ("voltage_l1_n".into(), Value::Float(229.8)),
+                ("energy_active_import".into(), Value::UInt(u64::MAX)),
+                ("breaker_closed".into(), Value::Bool(true)),
+                ("active_power_total".into(), Value::Int(-12)),
+            ],
+            bad: vec![("current_l1".into(), "not a number".to_owned())],
+        };
+        let mut json = String::new();
+        reading.write_json("k7f3q2m9w4x1c", 8123, &mut json);
+        let record = Record::parse(json.as_bytes()).unwrap();
+        assert_eq!(record.ts, reading.ts);
+        assert_eq!(record.slot, Some(reading.slot));
+        assert_eq!(record.meter, "feeder-12");
+        assert_eq!(
+            (record.stream.as_deref(), record.seq),
+            (Some("k7f3q2m9w4x1c"), Some(8123))
+        );
+        assert_eq!(record.quality, Some(Quality::Partial));
+        assert_eq!(record.bad.as_deref(), Some(r#"{"current_l1":"not a number"}"#));
+        let fields: BTreeMap<_, _> = record.fields.into_iter().collect();
+        assert_eq!(fields["tariff"], Value::Text("a \"quoted\"\nname".to_owned()));
+        assert_eq!(fields["voltage_l1_n"], Value::Float(229.8));
+        assert_eq!(fields["energy_active_import"], Value::UInt(u64::MAX));
+        assert_eq!(fields["breaker_closed"], Value::Bool(true));
+        assert_eq!(fields["active_power_total"], Value::Int(-12));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_the_rest() {
+        for (bytes, says) in [
+            (&b"hello"[..], "not a record"),
+            (b"[1,2]", "a JSON object"),
+            (br#"{"meter":"m"}"#, "missing field `ts`"),
+            (br#"{"ts":"2026-11-20T22:20:00Z"}"#, "missing field `meter`"),
+            (br#"{"ts":"noon","meter":"m"}"#, "RFC 3339"),
+            (
+                br#"{"ts":"2026-11-20T22:20:00Z","meter":"m","x":[1]}"#,
+                "records are flat",
+            ),
+            (
+                br#"{"ts":"2026-11-20T22:20:00Z","meter":"m"} x"#,
+                "trailing characters",
+            ),
+            (b"\xff\xfe", "not a record"),
+        ] {
+            let error = Record::parse(bytes).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_record_needs_little() {
+        let record = Record::parse(br#"{"ts":"2026-11-20T22:20:00Z","meter":"m","a":null,"b":1.0}"#).unwrap();
+        assert_eq!(record.fields, vec![("b".to_owned(), Value::Float(1.0))]);
+        assert_eq!(record.seq, None);
+    }
+}
