@@ -9,6 +9,7 @@
 pub mod pipeline;
 pub mod poller;
 pub mod problem;
+pub mod report;
 
 pub use pipeline::PipelineConfig;
 pub use poller::PollerConfig;
