@@ -1,0 +1,30 @@
+# shellcheck shell=bash
+# The environment of everything that builds or tests the project: sourced, never run.
+#
+# One folder outside the checkout holds what is slow to make (compiled Rust, the
+# cluster's binaries, the servers), so that a fresh clone on the same machine does
+# not start from nothing. One target folder and one set of flags for every cargo
+# command, so that nothing is compiled twice.
+
+export CORRENTE_CACHE=${CORRENTE_CACHE:-$HOME/.cache/corrente}
+
+# Named explicitly, even though it is the machine's own: flags given for a named
+# target do not reach build scripts and procedural macros, which cannot be static.
+CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
+export CARGO_BUILD_TARGET
+export CARGO_TARGET_DIR=$CORRENTE_CACHE/target
+
+# Static glibc binaries run in an image that holds nothing else. Elsewhere (musl,
+# macOS) the default linkage stands.
+case $CARGO_BUILD_TARGET in
+*-linux-gnu)
+  flags_of_target=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$CARGO_BUILD_TARGET")_RUSTFLAGS
+  export "$flags_of_target=-C target-feature=+crt-static"
+  unset flags_of_target
+  ;;
+esac
+
+case :$PATH: in
+*":$CORRENTE_CACHE/bin:"*) ;;
+*) export PATH=$CORRENTE_CACHE/bin:$PATH ;;
+esac

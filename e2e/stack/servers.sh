@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# A real Apache Kafka broker (KRaft) and a real PostgreSQL with TimescaleDB, as plain
+# processes of this machine. Pods reach them at $HOST_IP, tests at 127.0.0.1.
+#
+# Each can be killed with -9 and started again on the same data.
+
+KAFKA_LIBS=$CORRENTE_CACHE/kafka
+ROOTFS=$CORRENTE_CACHE/postgres
+PGBIN=/usr/lib/postgresql/17/bin
+PGDATA=/var/lib/postgresql/corrente # inside $ROOTFS
+
+# --- Kafka ------------------------------------------------------------------------
+
+# The star is for the JVM to expand, not for the shell.
+JAVA=(java "-Dlog4j2.configurationFile=$E2E/stack/kafka/log4j2.properties" -cp "$KAFKA_LIBS/*")
+
+make_kafka() {
+  sed -e "s#@DATA@#$DIR#; s#@HOST@#$HOST_IP#g" "$E2E/stack/kafka/server.properties" >"$DIR/kafka.properties"
+  # Any 16 bytes in base64 name a cluster.
+  "${JAVA[@]}" -Xmx128m kafka.tools.StorageTool format -t Y29ycmVudGUtZTJlLTAwMQ -c "$DIR/kafka.properties" >"$LOG/kafka-format.log" 2>&1 ||
+    fail "failed to format Kafka's storage; see $LOG/kafka-format.log"
+}
+
+start_kafka() { start kafka "${JAVA[@]}" -Xmx512m kafka.Kafka "$DIR/kafka.properties"; }
+
+port_open() { (exec 3<>"/dev/tcp/$1/$2") 2>/dev/null; }
+
+wait_for_kafka() {
+  wait_for 90 "Kafka ($LOG/kafka.log)" port_open "$HOST_IP" 9092
+  wait_for 10 "Kafka's port for the tests ($LOG/kafka.log)" port_open 127.0.0.1 9094
+}
+
+# --- PostgreSQL -------------------------------------------------------------------
+
+in_postgres() { chroot --userspec=postgres:postgres "$ROOTFS" /usr/bin/env -i PATH=/usr/bin:/bin LANG=C.UTF-8 "$@"; }
+
+psql() { in_postgres "$PGBIN/psql" -X -h /tmp -U postgres "$@"; }
+
+make_postgres() {
+  rm -rf "${ROOTFS:?}$PGDATA" "$ROOTFS"/dev/shm/*
+  chmod 1777 "$ROOTFS/dev/shm" # POSIX shared memory is files there, which are cleared; SysV's would outlive a killed run
+  in_postgres "$PGBIN/initdb" -D "$PGDATA" -U postgres --auth-local=trust --auth-host=scram-sha-256 --no-instructions \
+    >"$LOG/initdb.log" 2>&1 || fail "failed to make the database's folder; see $LOG/initdb.log"
+  echo "host all all 10.0.0.0/8 scram-sha-256" >>"$ROOTFS$PGDATA/pg_hba.conf" # pods come by their node's address
+  cat >>"$ROOTFS$PGDATA/postgresql.conf" <<END
+listen_addresses = '127.0.0.1,$HOST_IP'
+unix_socket_directories = '/tmp'
+max_connections = 200
+shared_preload_libraries = 'timescaledb'
+timescaledb.telemetry_level = off
+shared_buffers = 256MB
+max_wal_size = 4GB
+END
+}
+
+start_postgres() {
+  # It is not running (the caller knows), but its id may still be a zombie's, where the
+  # machine's first process is slow to look after orphans: PostgreSQL would hold back.
+  rm -f "$ROOTFS$PGDATA/postmaster.pid" "$ROOTFS"/tmp/.s.PGSQL.5432*
+  start postgres chroot --userspec=postgres:postgres "$ROOTFS" "$PGBIN/postgres" -D "$PGDATA"
+}
+
+wait_for_postgres() { wait_for 90 "PostgreSQL ($LOG/postgres.log)" in_postgres "$PGBIN/pg_isready" -q -h /tmp; }
+
+# The owner of the databases is no superuser, as a plant's would not be. It may make
+# databases (a test has its own), and end the sessions of others (a test of faults does).
+make_database() {
+  psql -q -d template1 -c "CREATE EXTENSION timescaledb" 2>>"$LOG/initdb.log"
+  psql -q -c "CREATE ROLE corrente LOGIN CREATEDB PASSWORD 'corrente' IN ROLE pg_signal_backend, pg_monitor" \
+    -c "CREATE DATABASE corrente OWNER corrente"
+}
+
+# --- both -------------------------------------------------------------------------
+
+server() { # server NAME kill|start
+  case $1:$2 in
+  kafka:kill | postgres:kill) kill_process "$1" ;;
+  kafka:start | postgres:start)
+    running "$1" >/dev/null && return
+    "start_$1"
+    "wait_for_$1"
+    ;;
+  *) fail "unknown: $1 $2; usage: stack.sh kafka|postgres kill|start" ;;
+  esac
+}
