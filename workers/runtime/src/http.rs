@@ -46,7 +46,9 @@ pub async fn serve(
     probe: Arc<dyn Probe>,
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(probe)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    axum::serve(listener, router(probe))
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
 }
 
 /// Listens on all addresses at `port`; port 0 takes a free one.
@@ -66,7 +68,10 @@ fn router(probe: Arc<dyn Probe>) -> Router {
         .route(
             "/metrics",
             get(|| async {
-                ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], crate::metrics::render())
+                (
+                    [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+                    crate::metrics::render(),
+                )
             }),
         )
 }
