@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequirements, Toleration};
 use kube::KubeSchema;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// The API group of every kind.
@@ -11,15 +12,109 @@ pub const GROUP: &str = "corrente.dev";
 /// The version of every kind.
 pub const VERSION: &str = "v1alpha1";
 
+/// A host name, an IPv4 address, or an IPv6 address in brackets, as a regular expression in CEL.
+macro_rules! host {
+    () => {
+        "(\\\\[[0-9A-Fa-f:.]{2,45}\\\\]|[A-Za-z0-9_]([-A-Za-z0-9_.]{0,251}[A-Za-z0-9_.])?)"
+    };
+}
+
+/// A colon and a port from 1 to 65535, as a regular expression.
+macro_rules! port {
+    () => {
+        ":([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+    };
+}
+
+/// CEL: a list of `host:port`.
+const BROKERS: &str = concat!("self.all(a, a.matches('^", host!(), port!(), "$'))");
+
+/// CEL: `host` or `host:port`.
+pub(crate) const HOST_AND_MAYBE_PORT: &str = concat!("self.matches('^", host!(), "(", port!(), ")?$')");
+
+/// CEL: no name of the record's own fields.
+pub(crate) const NOT_RESERVED: &str = "!(self in ['ts', 'meter', 'slot', 'stream', 'seq', 'quality', 'bad'])";
+
+/// What to write instead of a reserved name.
+pub(crate) const NOT_RESERVED_MESSAGE: &str =
+    "ts, meter, slot, stream, seq, quality and bad are fields of the record itself: choose another name";
+
+/// What a metric, a label or a column may be named.
+pub(crate) const FIELD_NAME: &str = "^[a-z][a-z0-9_]*$";
+
+/// The longest name of a metric, a label or a column: PostgreSQL cuts names at 63 bytes, and a worker
+/// needs a few of them for names of its own.
+pub(crate) const FIELD_NAME_LENGTH: u32 = 59;
+
+/// Labels of records. A map's keys can be bounded by CEL alone.
+pub(crate) fn record_labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 12,
+        "additionalProperties": {"type": "string", "maxLength": 128},
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.all(k, k.matches('^[a-z][a-z0-9_]{0,58}$'))",
+                "message": "write a label's name in small letters, digits and underscores, beginning with a letter, at most 59 of them",
+            },
+            {
+                // From the names to the labels: the other way round is beyond the API server's cost limit.
+                "rule": "!['ts', 'meter', 'slot', 'stream', 'seq', 'quality', 'bad'].exists(r, r in self)",
+                "message": NOT_RESERVED_MESSAGE,
+            },
+        ],
+    })
+}
+
+/// Labels or annotations of pods: what Kubernetes allows, less what is the operator's own.
+fn pod_metadata(value_length: u32) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": value_length},
+        "x-kubernetes-validations": [
+            {
+                "rule": "self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
+                "message": "write names as Kubernetes has them: at most 63 letters, digits, '-', '_' and '.', after a domain and '/' where there is one",
+            },
+            {
+                "rule": "self.all(k, !k.contains('corrente.dev/') && !k.contains('app.kubernetes.io/'))",
+                "message": "names of corrente.dev and app.kubernetes.io are the operator's own: choose another name",
+            },
+        ],
+    })
+}
+
+fn pod_labels(_: &mut SchemaGenerator) -> Schema {
+    pod_metadata(63)
+}
+
+fn pod_annotations(_: &mut SchemaGenerator) -> Schema {
+    pod_metadata(16_384)
+}
+
+fn node_selector(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 63},
+        "x-kubernetes-validations": [{
+            "rule": "self.all(k, size(k) <= 317)",
+            "message": "write the name of a node's label: it has at most 317 characters",
+        }],
+    })
+}
+
 /// A Kafka cluster.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaCluster {
     /// The brokers to ask first, as `host:port`; the rest are learned from them.
-    #[schemars(
-        length(min = 1, max = 16),
-        inner(length(min = 3, max = 260), regex(pattern = r"^[A-Za-z0-9._-]+:[0-9]{1,5}$"))
-    )]
+    #[schemars(length(min = 1, max = 16), inner(length(max = 259)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(validation = Rule::new(BROKERS).message(
+        "write each broker as host:port, such as kafka-0.kafka:9092 or [fd00::11]:9092"
+    ))]
     pub bootstrap_servers: Vec<String>,
 }
 
@@ -29,15 +124,18 @@ pub struct KafkaCluster {
 pub struct PodTemplate {
     /// Labels added to the pods. Labels of `corrente.dev` and `app.kubernetes.io` are the operator's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "pod_labels")]
     pub labels: BTreeMap<String, String>,
     /// Annotations added to the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "pod_annotations")]
     pub annotations: BTreeMap<String, String>,
     /// Requests and limits of the worker's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
     /// Nodes the pods may run on, by label.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "node_selector")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints the pods tolerate, besides those the operator adds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

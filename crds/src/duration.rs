@@ -1,4 +1,7 @@
 //! A length of time as people write it in a manifest: a whole number and one unit.
+//!
+//! The rules are written in CEL as well, so that the API server refuses with a sentence what [`FromStr`]
+//! would refuse: a resource that the operator cannot read is never stored.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -19,6 +22,38 @@ pub struct Duration {
     "\"{0}\" is not a duration: write a whole number and a unit, ms, s, m or h, from 1ms to 24h, as in 10s"
 )]
 pub struct NotADuration(String);
+
+/// What a duration looks like, for the CEL rules.
+macro_rules! looks_like_a_duration {
+    () => {
+        "self.matches('^[1-9][0-9]{0,7}(ms|s|m|h)$')"
+    };
+}
+
+/// CEL: a duration from 1 ms to 24 h.
+const IS_A_DURATION: &str = concat!(looks_like_a_duration!(), " && duration(self) <= duration('24h')");
+
+/// CEL: a duration that divides a day. Written with whole numbers of the unit, since CEL has no remainder
+/// of durations. What is no duration passes: it has been refused by [`IS_A_DURATION`] already.
+pub(crate) const DIVIDES_A_DAY: &str = concat!(
+    "!",
+    looks_like_a_duration!(),
+    " || (self.endsWith('ms') ? 86400000 % int(self.replace('ms', ''))",
+    " : self.endsWith('s') ? 86400 % int(self.replace('s', ''))",
+    " : self.endsWith('m') ? 1440 % int(self.replace('m', ''))",
+    " : 24 % int(self.replace('h', ''))) == 0"
+);
+
+/// What to write instead of an interval that does not divide a day.
+pub(crate) const DIVIDES_A_DAY_MESSAGE: &str =
+    "the interval must divide a day into equal parts: write one such as 1s, 5s, 10s, 30s, 1m, 5m, 15m or 1h";
+
+/// CEL: a duration of at most a minute. What is no duration passes, as above.
+pub(crate) const AT_MOST_A_MINUTE: &str = concat!(
+    "!",
+    looks_like_a_duration!(),
+    " || duration(self) <= duration('1m')"
+);
 
 /// Milliseconds of a day, the longest duration.
 pub const DAY_MILLIS: u64 = 24 * 60 * 60 * 1000;
@@ -44,6 +79,12 @@ impl Duration {
         self.millis
     }
 
+    /// Whether a day is a whole number of such durations, as every interval must be.
+    #[must_use]
+    pub fn divides_a_day(self) -> bool {
+        DAY_MILLIS.is_multiple_of(self.millis)
+    }
+
     /// The length as the standard library's type.
     #[must_use]
     pub fn as_std(self) -> std::time::Duration {
@@ -58,6 +99,9 @@ impl FromStr for Duration {
         let err = || NotADuration(text.to_owned());
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(err)?;
         let (number, unit) = text.split_at(digits);
+        if number.starts_with('0') {
+            return Err(err());
+        }
         let number: u64 = number.parse().map_err(|_| err())?;
         let factor = match unit {
             "ms" => 1,
@@ -118,8 +162,11 @@ impl JsonSchema for Duration {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "pattern": "^[0-9]{1,8}(ms|s|m|h)$",
             "maxLength": 10,
+            "x-kubernetes-validations": [{
+                "rule": IS_A_DURATION,
+                "message": "write a whole number and a unit, ms, s, m or h, from 1ms to 24h, as in 10s",
+            }],
         })
     }
 }
@@ -146,12 +193,30 @@ mod tests {
     }
 
     #[test]
+    fn knows_what_divides_a_day() {
+        for (text, divides) in [
+            ("1ms", true),
+            ("90s", true),
+            ("7s", false),
+            ("24h", true),
+            ("5h", false),
+        ] {
+            assert_eq!(
+                text.parse::<Duration>().unwrap().divides_a_day(),
+                divides,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn refuses_the_rest_with_a_sentence() {
         for text in [
             "",
             "10",
             "s",
             "0s",
+            "010s",
             "-1s",
             "1.5s",
             "10 s",

@@ -10,11 +10,16 @@
 //! refused by the schema or by a CEL rule, with a sentence that says what to change; what needs a look
 //! at several documents is checked by `corrente-config`.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
 pub mod common;
 pub mod duration;
+pub mod generate;
 pub mod pipeline;
 pub mod poller;
 pub mod profile;
+mod schema;
 
 pub use common::{GROUP, VERSION};
 pub use duration::Duration;
@@ -23,9 +28,13 @@ pub use poller::{MeterPoller, MeterPollerSpec, MeterPollerStatus};
 pub use profile::{MeterProfile, MeterProfileSpec};
 
 /// The three CRDs, in the order in which they should be applied.
+///
+/// These are the ones to apply and to validate against: `MeterProfile::crd()` and its like come from the
+/// derive alone, without the last touches.
 #[must_use]
-pub fn all()
--> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
-    use kube::CustomResourceExt;
-    vec![MeterProfile::crd(), MeterPoller::crd(), TelemetryPipeline::crd()]
+pub fn all() -> Vec<CustomResourceDefinition> {
+    [MeterProfile::crd(), MeterPoller::crd(), TelemetryPipeline::crd()]
+        .into_iter()
+        .map(schema::finish)
+        .collect()
 }

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration,
-    common::{KafkaCluster, PodTemplate, SecretKey},
+    common::{
+        FIELD_NAME, FIELD_NAME_LENGTH, KafkaCluster, NOT_RESERVED, NOT_RESERVED_MESSAGE, PodTemplate,
+        SecretKey,
+    },
 };
 
 /// Stores the records of Kafka topics in a database, each exactly once.
@@ -89,18 +92,23 @@ pub struct KafkaSource {
         length(min = 1, max = 32),
         inner(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))
     )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub topics: Vec<String>,
-    /// The consumer group; `corrente.<namespace>.<name>` where it is not given.
+    /// The consumer group; `corrente.<namespace>.<name>` where it is not given. It may be changed at any
+    /// time: where to go on from is kept in the database, under the pipeline's own name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 249))]
+    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub group: Option<String>,
 }
 
 /// Where a pipeline stores. Exactly one field is set.
+///
+/// All of it may be changed. Another database begins at the oldest record that the topics still hold,
+/// because where to go on from is kept in the database; another table goes on where the last one ended.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.postgresql), has(self.timescaledb)].filter(x, x).size() == 1")
-    .message("name exactly one sink: postgresql or timescaledb"))]
+#[x_kube(validation = Rule::new("has(self.postgresql) != has(self.timescaledb)")
+    .message("name exactly one sink, postgresql or timescaledb; to store twice, make two TelemetryPipelines"))]
 pub struct Sink {
     /// A plain PostgreSQL table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,6 +127,8 @@ pub struct PostgresTable {
     /// The schema of the table; it is made where it is missing.
     #[serde(default = "default_schema")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
+    #[x_kube(validation = Rule::new("!self.startsWith('pg_')")
+        .message("PostgreSQL keeps names that begin with pg_ for itself: choose another name"))]
     pub schema: String,
     /// The table; one row per record, one column per metric.
     #[serde(default = "default_table")]
@@ -151,7 +161,8 @@ fn default_table() -> String {
 #[serde(rename_all = "camelCase")]
 pub struct Column {
     /// The metric, which is the column's name too.
-    #[schemars(length(min = 1, max = 59), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
+    #[schemars(length(min = 1, max = FIELD_NAME_LENGTH), regex(pattern = FIELD_NAME))]
+    #[x_kube(validation = Rule::new(NOT_RESERVED).message(NOT_RESERVED_MESSAGE))]
     pub name: String,
     /// The column's type.
     #[serde(rename = "type")]

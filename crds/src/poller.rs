@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration,
-    common::{KafkaCluster, PodTemplate},
+    common::{FIELD_NAME, FIELD_NAME_LENGTH, HOST_AND_MAYBE_PORT, KafkaCluster, PodTemplate, record_labels},
+    duration::{AT_MOST_A_MINUTE, DIVIDES_A_DAY, DIVIDES_A_DAY_MESSAGE},
     profile::RegisterMap,
 };
 
@@ -51,9 +52,11 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 pub struct MeterPollerSpec {
     /// How often each meter is read. It must divide a day, so that readings fall on the same times every day.
+    #[x_kube(validation = Rule::new(DIVIDES_A_DAY).message(DIVIDES_A_DAY_MESSAGE))]
     pub interval: Duration,
-    /// How long to wait for an answer.
+    /// How long to wait for an answer; at most a minute.
     #[serde(default = "default_timeout")]
+    #[x_kube(validation = Rule::new(AT_MOST_A_MINUTE).message("the timeout is at most 1m: write a shorter one"))]
     pub timeout: Duration,
     /// How often a request that timed out is sent again before its poll counts as failed.
     #[serde(default = "default_retries")]
@@ -67,6 +70,8 @@ pub struct MeterPollerSpec {
     /// The Modbus servers: meters themselves, or gateways with meters behind them.
     #[schemars(length(min = 1, max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = Rule::new("self.map(e, size(e.meters)).sum() <= 1500")
+        .message("a MeterPoller has at most 1500 meters: spread them over several MeterPollers"))]
     pub endpoints: Vec<Endpoint>,
     /// Where the records go.
     pub output: Output,
@@ -112,9 +117,12 @@ pub struct NamedRegisterMap {
     pub map: RegisterMap,
 }
 
-/// A Modbus server. One endpoint is one line: its requests never overlap unless `maxInFlight` says so.
+/// A Modbus server. One endpoint is one line: its requests never overlap.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "self.transport != 'rtu-over-tcp' || self.meters.all(m, m.unitId >= 1 && m.unitId <= 247)"
+).message("unit ids on a serial line (transport rtu-over-tcp) are 1 to 247: correct unitId"))]
 pub struct Endpoint {
     /// The endpoint's name, for status and metrics.
     #[schemars(
@@ -123,16 +131,17 @@ pub struct Endpoint {
     )]
     pub name: String,
     /// `host` or `host:port`; the port is 502 where it is not given.
-    #[schemars(
-        length(min = 1, max = 259),
-        regex(pattern = r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$")
-    )]
+    #[schemars(length(max = 259))]
+    #[x_kube(validation = Rule::new(HOST_AND_MAYBE_PORT).message(
+        "write host or host:port, such as 10.20.0.11, gateway-3:1502 or [fd00::11]:502"
+    ))]
     pub address: String,
     /// How Modbus is carried.
     #[serde(default)]
     pub transport: Transport,
-    /// The pause between an answer and the next request on this endpoint.
+    /// The pause between an answer and the next request on this endpoint; at most a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(AT_MOST_A_MINUTE).message("the pause is at most 1m: write a shorter one"))]
     pub inter_request_delay: Option<Duration>,
     /// The meters behind it.
     #[schemars(length(min = 1, max = 247))]
@@ -154,6 +163,8 @@ pub enum Transport {
 /// One meter.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.profile) != has(self.registerMap)")
+    .message("name either a profile (a MeterProfile) or a registerMap (an entry of spec.registerMaps), and not both"))]
 pub struct Meter {
     /// The meter's name: the key of its records. Unique in the topic.
     #[schemars(
@@ -166,22 +177,30 @@ pub struct Meter {
     pub unit_id: i32,
     /// The MeterProfile to read it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
     pub profile: Option<String>,
     /// The entry of `registerMaps` to read it by, instead of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
     pub register_map: Option<String>,
     /// The metrics to read; all of the map where it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 512), inner(length(max = 59)))]
+    #[schemars(length(max = 512), inner(length(min = 1, max = FIELD_NAME_LENGTH), regex(pattern = FIELD_NAME)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub metrics: Vec<String>,
     /// Labels written into every record, such as the feeder or the tariff.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 16))]
+    #[schemars(schema_with = "record_labels")]
     pub labels: BTreeMap<String, String>,
     /// The interval of this meter, where it differs. It must divide a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(DIVIDES_A_DAY).message(DIVIDES_A_DAY_MESSAGE))]
     pub interval: Option<Duration>,
 }
 

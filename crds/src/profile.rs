@@ -4,7 +4,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Duration;
+use crate::{
+    Duration,
+    common::{FIELD_NAME, FIELD_NAME_LENGTH, NOT_RESERVED, NOT_RESERVED_MESSAGE},
+    duration::AT_MOST_A_MINUTE,
+};
 
 /// A meter model's register map, written once and used by every MeterPoller that names it.
 #[derive(CustomResource, Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
@@ -103,14 +107,19 @@ pub struct Limits {
     /// The meter refuses reads of registers that its map does not name: gaps are never read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub whole_value_reads: bool,
-    /// The pause the meter wants between an answer and the next request.
+    /// The pause the meter wants between an answer and the next request; at most a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new(AT_MOST_A_MINUTE).message("the pause is at most 1m: write a shorter one"))]
     pub inter_request_delay: Option<Duration>,
 }
 
-/// A raw value that means "no value".
+/// A raw value that means "no value". NaN and the infinities need none.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(self.type in ['bool', 'string'])")
+    .message("invalid is for numbers: write the type of a number, or remove the entry"))]
+#[x_kube(validation = Rule::new(FITS_ITS_TYPE)
+    .message("value and mask have at most 4 hexadecimal digits for 16 bits, 8 for 32 bits, 16 for 64 bits"))]
 pub struct Invalid {
     /// The type of the registers it holds for.
     #[serde(rename = "type")]
@@ -124,12 +133,41 @@ pub struct Invalid {
     pub mask: Option<String>,
 }
 
-/// One value of a meter.
+/// CEL: the value and the mask of an [`Invalid`] are no wider than its type.
+const FITS_ITS_TYPE: &str = "self.type in ['u16', 'i16'] ? size(self.value) <= 6 && (!has(self.mask) || size(self.mask) <= 6) \
+     : self.type in ['u32', 'i32', 'f32'] ? size(self.value) <= 10 && (!has(self.mask) || size(self.mask) <= 10) : true";
+
+/// CEL: the last register of a [`Register`] is within the table.
+const WITHIN_THE_TABLE: &str = "self.address + (self.type in ['u32', 'i32', 'f32'] ? 2 \
+     : self.type in ['u64', 'i64', 'f64'] ? 4 : self.type == 'string' && has(self.length) ? self.length : 1) <= 65536";
+
+/// One value of a meter: raw x `scale` x 10^`scaleFrom` + `offset`.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.type == 'bool' || self.function in ['holding', 'input']")
+    .message("coils and discrete inputs are bits: write type bool, or function holding or input"))]
+#[x_kube(validation = Rule::new("self.type != 'string' || has(self.length)")
+    .message("a string needs length: the number of registers it takes, two characters each"))]
+#[x_kube(validation = Rule::new("self.type == 'string' || !has(self.length)")
+    .message("length is for type string alone: remove it"))]
+#[x_kube(validation = Rule::new("self.type != 'bool' || !(self.function in ['holding', 'input']) || has(self.bit)")
+    .message("a bool in a holding or input register needs bit: 0 for the least significant to 15"))]
+#[x_kube(validation = Rule::new("!has(self.bit) || (self.type == 'bool' && self.function in ['holding', 'input'])")
+    .message("bit is for type bool in a holding or input register alone: remove it"))]
+#[x_kube(validation = Rule::new(WITHIN_THE_TABLE)
+    .message("the value ends beyond address 65535, the last there is: correct address, type or length"))]
+#[x_kube(validation = Rule::new("!(self.type in ['bool', 'string']) || !(has(self.scale) || has(self.offset) || has(self.scaleFrom) || has(self.wordOrder))")
+    .message("scale, scaleFrom, offset and wordOrder are for numbers: remove them"))]
+#[x_kube(validation = Rule::new("!has(self.scaleFrom) || !(self.type in ['f32', 'f64'])")
+    .message("scaleFrom is for whole numbers: remove it, a float needs none"))]
+#[x_kube(validation = Rule::new("self.kind != 'counter' || !(self.type in ['bool', 'string'])")
+    .message("a counter is a number: write kind state or text"))]
+#[x_kube(validation = Rule::new("self.kind != 'text' || self.type == 'string'")
+    .message("kind text is for type string: write gauge, counter or state"))]
 pub struct Register {
     /// The metric's name, such as `voltage_l1_n`: the field of the record and the column of the table.
-    #[schemars(length(min = 1, max = 59), regex(pattern = r"^[a-z][a-z0-9_]*$"))]
+    #[schemars(length(min = 1, max = FIELD_NAME_LENGTH), regex(pattern = FIELD_NAME))]
+    #[x_kube(validation = Rule::new(NOT_RESERVED).message(NOT_RESERVED_MESSAGE))]
     pub name: String,
     /// The zero-based address in the request (PDU address), not the 40001 style number of some manuals.
     #[schemars(range(min = 0, max = 65535))]
@@ -149,18 +187,23 @@ pub struct Register {
     pub bit: Option<i32>,
     /// Byte order of this register, where it differs from the map's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Order")]
     pub byte_order: Option<Order>,
     /// Word order of this register, where it differs from the map's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Order")]
     pub word_order: Option<Order>,
     /// What the raw value is multiplied by to be in `unit`; applied as the decimal that is written here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1e12, max = 1e12))]
+    #[x_kube(validation = Rule::new("self != 0.0").message("a scale of 0 makes every value 0: write another, or remove it"))]
     pub scale: Option<f64>,
     /// A register that holds a power of ten to multiply with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_from: Option<ScaleFrom>,
     /// What is added after scaling, in `unit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -1e12, max = 1e12))]
     pub offset: Option<f64>,
     /// The unit of the value after scaling, such as `V` or `Wh`; `1` for a ratio.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,7 +214,7 @@ pub struct Register {
     pub kind: Kind,
     /// Values with the same name of a group are always read in one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = FIELD_NAME))]
     pub coherent: Option<String>,
 }
 

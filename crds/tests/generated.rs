@@ -1,0 +1,67 @@
+//! The committed files are what the types say, and what the API server asks of them holds.
+
+use std::{fs, path::Path};
+
+use corrente_crds::generate::{COMMAND, files};
+use serde_json::Value;
+
+#[test]
+fn committed_files_are_what_the_types_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for file in files().unwrap() {
+        let committed = fs::read_to_string(root.join(&file.path)).unwrap_or_default();
+        assert!(
+            committed == file.content,
+            "{} is not what the types in crds/src say: run `{COMMAND}` and commit what it writes",
+            file.path
+        );
+    }
+}
+
+#[test]
+fn a_template_has_nothing_for_helm_to_fill_in() {
+    for file in files().unwrap() {
+        assert!(!file.content.contains("{{"), "{} has a {{{{", file.path);
+    }
+}
+
+#[test]
+fn every_list_text_and_map_is_bounded() {
+    for crd in corrente_crds::all() {
+        let name = crd.spec.names.kind.clone();
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        let schema = &schema["openAPIV3Schema"];
+        let mut unbounded = Vec::new();
+        walk(&schema["properties"]["spec"], "spec", &mut unbounded);
+        walk(&schema["properties"]["status"], "status", &mut unbounded);
+        assert_eq!(unbounded, Vec::<String>::new(), "{name}");
+    }
+}
+
+/// Notes the path of everything without a bound, and of every format that Kubernetes does not know.
+fn walk(schema: &Value, path: &str, unbounded: &mut Vec<String>) {
+    let has = |field: &str| schema.get(field).is_some();
+    let bounded = match schema["type"].as_str() {
+        Some("array") => has("maxItems"),
+        Some("string") => has("maxLength") || has("enum") || schema["format"] == "date-time",
+        Some("object") => has("properties") || has("maxProperties"),
+        _ => true,
+    };
+    let known = match schema["format"].as_str() {
+        None => true,
+        Some(format) => ["int32", "int64", "double", "date-time"].contains(&format),
+    };
+    if !bounded || !known || has("nullable") || has("x-kubernetes-preserve-unknown-fields") {
+        unbounded.push(path.to_owned());
+    }
+    if let Some(properties) = schema["properties"].as_object() {
+        for (name, property) in properties {
+            walk(property, &format!("{path}.{name}"), unbounded);
+        }
+    }
+    for inner in ["items", "additionalProperties"] {
+        if has(inner) {
+            walk(&schema[inner], &format!("{path}[]"), unbounded);
+        }
+    }
+}
