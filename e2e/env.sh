@@ -8,15 +8,26 @@
 
 export CORRENTE_CACHE=${CORRENTE_CACHE:-$HOME/.cache/corrente}
 
+# Where Rust and Go are installed by default: a CI shell may not have them on PATH.
+for folder in "$HOME/.cargo/bin" /usr/local/go/bin; do
+  case :$PATH: in
+  *":$folder:"*) ;;
+  *) [ ! -d "$folder" ] || export PATH=$PATH:$folder ;;
+  esac
+done
+unset folder
+
 # Named explicitly, even though it is the machine's own: flags given for a named
 # target do not reach build scripts and procedural macros, which cannot be static.
-CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
-export CARGO_BUILD_TARGET
 export CARGO_TARGET_DIR=$CORRENTE_CACHE/target
+if command -v rustc >/dev/null; then
+  CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
+  export CARGO_BUILD_TARGET
+fi
 
 # Static glibc binaries run in an image that holds nothing else. Elsewhere (musl,
 # macOS) the default linkage stands.
-case $CARGO_BUILD_TARGET in
+case ${CARGO_BUILD_TARGET:-} in
 *-linux-gnu)
   flags_of_target=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$CARGO_BUILD_TARGET")_RUSTFLAGS
   export "$flags_of_target=-C target-feature=+crt-static"

@@ -112,15 +112,9 @@ addresses() {
   cat <<END
 KUBECONFIG=$KUBECONFIG
 CORRENTE_TEST_KUBECONFIG=$KUBECONFIG
-CORRENTE_TEST_KAFKA=127.0.0.1:9094
-CORRENTE_TEST_POSTGRES=postgres://corrente:corrente@127.0.0.1:5432/corrente
-CORRENTE_POD_KAFKA=$HOST_IP:9092
-CORRENTE_POD_POSTGRES=postgres://corrente:corrente@$HOST_IP:5432/corrente
-CORRENTE_HOST=$HOST_IP
-CORRENTE_LOGS=$LOG
 CORRENTE_STACK=$E2E/stack.sh
-CORRENTE_PYTHON=$CORRENTE_CACHE/python/bin/python
 END
+  server_addresses
 }
 
 lock() { # two at a time would each clear what the other starts

@@ -41,7 +41,7 @@ make_postgres() {
   chmod 1777 "$ROOTFS/dev/shm" # POSIX shared memory is files there, which are cleared; SysV's would outlive a killed run
   in_postgres "$PGBIN/initdb" -D "$PGDATA" -U postgres --auth-local=trust --auth-host=scram-sha-256 --no-instructions \
     >"$LOG/initdb.log" 2>&1 || fail "failed to make the database's folder; see $LOG/initdb.log"
-  echo "host all all 10.0.0.0/8 scram-sha-256" >>"$ROOTFS$PGDATA/pg_hba.conf" # pods come by their node's address
+  printf 'host all all %s scram-sha-256\n' 10.0.0.0/8 172.16.0.0/12 >>"$ROOTFS$PGDATA/pg_hba.conf" # pods, by their node's address
   cat >>"$ROOTFS$PGDATA/postgresql.conf" <<END
 listen_addresses = '127.0.0.1,$HOST_IP'
 unix_socket_directories = '/tmp'
@@ -82,4 +82,17 @@ server() { # server NAME kill|start
     ;;
   *) fail "unknown: $1 $2; usage: stack.sh kafka|postgres kill|start" ;;
   esac
+}
+
+server_addresses() { # as KEY=VALUE: for the tests on this machine, for pods, and what the tests run
+  cat <<END
+CORRENTE_TEST_KAFKA=127.0.0.1:9094
+CORRENTE_TEST_POSTGRES=postgres://corrente:corrente@127.0.0.1:5432/corrente
+CORRENTE_POD_KAFKA=$HOST_IP:9092
+CORRENTE_POD_POSTGRES=postgres://corrente:corrente@$HOST_IP:5432/corrente
+CORRENTE_HOST=$HOST_IP
+CORRENTE_LOGS=$LOG
+CORRENTE_PYTHON=$CORRENTE_CACHE/python/bin/python
+CORRENTE_METERS=$E2E/pymodbus/meters.py
+END
 }
