@@ -1,0 +1,8 @@
+//! The scenarios: what Corrente promises, shown on the real stack. Each has a namespace, meters and a
+//! table of its own, and ends with the same audit: nothing lost, nothing doubled, never two masters.
+
+mod faults;
+mod install;
+mod mistakes;
+mod nodes;
+mod scaling;

@@ -1,0 +1,132 @@
+//! What people get wrong is said where they look, and stops nothing else.
+
+use anyhow::{Result, ensure};
+use corrente_crds::MeterPoller;
+use corrente_e2e::{
+    plant::{NAME, Plant},
+    wait::{seconds, until},
+};
+use serde_json::json;
+
+/// Waits until a poller's condition says what is wanted, and returns its message.
+async fn says(plant: &Plant, name: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
+    until(
+        &format!("{name} to say {kind}={status} {reason}"),
+        seconds(60),
+        || async {
+            let poller: MeterPoller = plant
+                .space
+                .api()
+                .get(name)
+                .await
+                .map_err(|error| error.to_string())?;
+            let conditions = poller.status.unwrap_or_default().conditions;
+            conditions
+                .iter()
+                .find(|c| c.type_ == kind && c.status == status && c.reason == reason)
+                .map(|c| c.message.clone())
+                .ok_or_else(|| format!("{conditions:?}"))
+        },
+    )
+    .await
+}
+
+/// A poller without its profile, one that names another's gateway, a meter that does not answer: each is
+/// reported in its own resource, and the plant beside them goes on.
+#[tokio::test]
+async fn mistakes_are_reported_and_stop_nothing() -> Result<()> {
+    let plant = Plant::build("mistakes").await?;
+    let mine: MeterPoller = plant.space.api().get(NAME).await?;
+    let gateway = mine.spec.endpoints[0].address.clone();
+    let poller = |name: &str, endpoints: serde_json::Value| -> Result<MeterPoller> {
+        Ok(serde_json::from_value(json!({
+            "apiVersion": "corrente.dev/v1alpha1", "kind": "MeterPoller", "metadata": {"name": name},
+            "spec": {
+                "interval": "1s", "timeout": "200ms", "endpoints": endpoints,
+                "output": {"kafka": mine.spec.output.kafka},
+            },
+        }))?)
+    };
+    let endpoint = |address: &str, meter: &str, unit: i32, profile: &str| json!([{"name": "e", "address": address, "meters": [{"name": meter, "unitId": unit, "profile": profile}]}]);
+
+    plant
+        .space
+        .apply(&poller(
+            "no-profile",
+            endpoint("10.123.0.1:1", "x-1", 1, "no-such-model"),
+        )?)
+        .await?;
+    let message = says(&plant, "no-profile", "Ready", "False", "Invalid").await?;
+    ensure!(message.contains("no-such-model"), "{message}");
+
+    plant
+        .space
+        .apply(&poller(
+            "second-master",
+            endpoint(&gateway, "x-2", 99, "eastron-sdm630"),
+        )?)
+        .await?;
+    let message = says(&plant, "second-master", "Degraded", "True", "EndpointConflict").await?;
+    ensure!(message.contains(NAME) && message.contains(&gateway), "{message}");
+
+    // Nothing listens at port 1 of this machine.
+    plant
+        .space
+        .apply(&poller(
+            "unreachable",
+            endpoint("10.123.0.1:1", "x-3", 1, "eastron-sdm630"),
+        )?)
+        .await?;
+    let failing = until("the unreachable meter to be named", seconds(90), || async {
+        let poller: MeterPoller = plant
+            .space
+            .api()
+            .get("unreachable")
+            .await
+            .map_err(|error| error.to_string())?;
+        let status = poller.status.unwrap_or_default();
+        status
+            .failing_meters
+            .first()
+            .cloned()
+            .ok_or_else(|| format!("{status:?}"))
+    })
+    .await?;
+    ensure!(failing.name == "x-3" && !failing.reason.is_empty(), "{failing:?}");
+    // It has no readings, but its history says why.
+    until("a record of the failed poll", seconds(60), || async {
+        let failed = plant
+            .table
+            .one::<i64>("SELECT count(*) FROM @ WHERE meter = 'x-3' AND quality = 'failed'");
+        match failed.await {
+            Ok(0) => Err("none".to_owned()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await?;
+
+    for refused in [
+        (json!({"interval": "7s"}), "divide"),
+        (
+            json!({"endpoints": [{"name": "e", "address": "a:1", "meters": [{"name": "m", "unitId": 1}]}]}),
+            "profile",
+        ),
+    ] {
+        let error = match plant.space.change::<MeterPoller>(NAME, refused.0).await {
+            Ok(_) => anyhow::bail!("a mistake was taken: {}", refused.1),
+            Err(error) => format!("{error:#}"),
+        };
+        ensure!(error.contains(refused.1), "{error}");
+    }
+
+    plant.every_meter_stores().await?;
+    for name in ["no-profile", "second-master", "unreachable"] {
+        plant
+            .space
+            .stack
+            .kubectl(&["-n", &plant.space.name, "delete", "meterpoller", name])
+            .await?;
+    }
+    plant.audit().await
+}
