@@ -67,7 +67,7 @@ scenarios() {
   cargo nextest run --workspace --locked --no-fail-fast -E 'package(corrente-e2e)' --test-threads "${SCENARIO_THREADS:-1}"
 }
 
-images() { # CORRENTE_TAG tells the scenarios which images were loaded
+images() { # CORRENTE_IMAGE_TAG tells the scenarios which images were loaded
   mapfile -t tars < <("$E2E/images.sh" e2e)
   ((${#tars[@]} == 4)) || { say "failed to build the images"; return 1; }
 }
@@ -76,7 +76,7 @@ stack_up() {
   "$stack" up || return
   local line
   while IFS= read -r line; do export "${line?}"; done < <("$stack" env)
-  export CORRENTE_TAG=e2e
+  export CORRENTE_IMAGE_TAG=e2e
 }
 
 # --- when it fails ----------------------------------------------------------------
@@ -84,16 +84,16 @@ stack_up() {
 show_logs() { # where they are, and the end of those that tell most
   local kept=$CORRENTE_CACHE/failed file
   [ -d "${CORRENTE_LOGS:-}" ] || return 0
-  kubectl get pods,meterpollers,telemetrypipelines -A -o wide >"$CORRENTE_LOGS/objects.txt" 2>&1
+  for file in pods meterpollers telemetrypipelines; do kubectl get "$file" -A -o wide; done >"$CORRENTE_LOGS/objects.txt" 2>&1
   rm -rf "$kept"
   cp -r "$CORRENTE_LOGS" "$kept"
   printf '\n=== the logs are kept in %s\n' "$kept" >&2
   find "$kept" -path '*operator*' -name '*.log' | sort | tail -4 | while read -r file; do
-    printf -- '--- end of %s\n' "$file"
+    printf -- '--- tail of %s\n' "$file"
     tail -n 40 "$file"
   done >&2
   for file in events.log objects.txt; do
-    printf -- '--- end of %s\n' "$kept/$file"
+    printf -- '--- tail of %s\n' "$kept/$file"
     tail -n 40 "$kept/$file"
   done >&2
 }
@@ -102,7 +102,8 @@ finish() {
   trap - EXIT
   ((failed)) && show_logs
   if ((stack_started)) && [ -z "${KEEP_STACK:-}" ]; then step "stack down" "$stack" down; fi
-  printf '\n%s\n' "=== summary, after $((SECONDS / 60)) min $((SECONDS % 60)) s" "${table[@]}"
+  printf '\n=== summary, after %d min %d s\n' $((SECONDS / 60)) $((SECONDS % 60))
+  printf '%s\n' "${table[@]}"
   if ((left_out)) && [ "${CI:-}" = true ]; then
     echo "FAILED: a part was left out, and CI=true asks for all of it"
     failed=1

@@ -13,7 +13,7 @@ node_socket() { echo "$DIR/node-$1/containerd.sock"; }
 in_node() { nsenter --net="/run/netns/corrente-node-$1" "${@:2}"; }
 
 make_bridge() { # an address that pods reach, and that does not depend on the machine's own network
-  ip link add "$BRIDGE" type bridge
+  ip link add "$BRIDGE" address 02:00:0a:7b:00:01 type bridge # or it would take each new port's in turn
   ip addr add "$HOST_IP/24" dev "$BRIDGE"
   ip link set "$BRIDGE" up
   sysctl -qw net.ipv4.ip_forward=1
