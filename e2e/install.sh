@@ -92,8 +92,9 @@ cluster_programs() {
 # --- servers and meters -----------------------------------------------------------
 
 copy_kafka() { # its jars, all of them beside each other
-  mvn -q -B -f "$E2E/stack/kafka/pom.xml" "-Dkafka.version=$KAFKA" dependency:copy-dependencies \
-    -DincludeScope=runtime -DoutputDirectory="$1" </dev/null
+  mvn -q -B -Dstyle.color=never -f "$E2E/stack/kafka/pom.xml" "-Dkafka.version=$KAFKA" "-Dmaven.repo.local=$CORRENTE_CACHE/maven" \
+    dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$1" </dev/null
+  delete_tree "$CORRENTE_CACHE/maven"
 }
 
 unpack_postgres() { # Debian 12 itself has no PostgreSQL 17 with TimescaleDB, its successor has
