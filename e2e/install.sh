@@ -4,6 +4,7 @@
 #   install.sh all       everything below (the default)
 #   install.sh tools     cargo-nextest and cargo-deny, from crates.io
 #   install.sh servers   the servers alone
+#   install.sh kind      all but the cluster, which kind brings along
 #   install.sh stack     the cluster and the servers:
 #     Debian packages    containerd, runc, CNI plugins, Java, Maven, debootstrap ...
 #     Go module proxy    Kubernetes, etcd, CoreDNS, Helm
@@ -75,19 +76,23 @@ build_etcd() (
 install_go_program() { GOBIN=$2 go_build install -ldflags "-s -w" "$1"; }
 build_pause() { gcc -static -Os -s -o "$1/pause" "$E2E/stack/kube/pause.c"; }
 
-cluster_programs() {
-  once_program hyperkube "$KUBERNETES" build_hyperkube
+clients() {
   once_program kubectl "$KUBERNETES" build_kubectl
+  once_program helm "$HELM" install_go_program "helm.sh/helm/v4/cmd/helm@v$HELM"
+}
+
+cluster() {
+  once_program hyperkube "$KUBERNETES" build_hyperkube # first: it compiles most of what kubectl needs
   once_program etcd "$ETCD" build_etcd
   once_program coredns "$COREDNS" install_go_program "github.com/coredns/coredns@v$COREDNS"
-  once_program helm "$HELM" install_go_program "helm.sh/helm/v4/cmd/helm@v$HELM"
   once_program pause 1 build_pause
   local name
   for name in kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet; do
     ln -sf hyperkube "$CORRENTE_CACHE/bin/$name"
   done
-  delete_tree "$CORRENTE_CACHE/go" # gigabytes that only a new version would need again
 }
+
+forget_go() { delete_tree "$CORRENTE_CACHE/go"; } # gigabytes that only a new version would need again
 
 # --- servers and meters -----------------------------------------------------------
 
@@ -139,11 +144,12 @@ check_machine() {
 }
 
 case ${1:-all} in
-all) parts=(check_machine debian_packages cluster_programs servers tools) ;;
-stack) parts=(check_machine debian_packages cluster_programs servers) ;;
+all) parts=(check_machine debian_packages cluster clients forget_go servers tools) ;;
+stack) parts=(check_machine debian_packages cluster clients forget_go servers) ;;
+kind) parts=(check_machine debian_packages clients forget_go servers tools) ;;
 servers) parts=(check_machine debian_packages servers) ;;
 tools) parts=(tools) ;;
-*) fail "unknown command $1; usage: install.sh [all|stack|servers|tools]" ;;
+*) fail "unknown command $1; usage: install.sh [all|stack|servers|kind|tools]" ;;
 esac
 
 mkdir -p "$CORRENTE_CACHE"

@@ -126,7 +126,7 @@ if ! command -v cargo >/dev/null; then
   exit
 fi
 if [ -z "$why" ]; then
-  step "install" "$E2E/install.sh" all || exit
+  step "install" "$E2E/install.sh" "$([ "${E2E_ON:-}" = kind ] && echo kind || echo all)" || exit
 else
   step "install cargo-nextest, cargo-deny" "$E2E/install.sh" tools || exit
 fi
