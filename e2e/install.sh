@@ -18,8 +18,9 @@ set -euo pipefail
 # shellcheck source=e2e/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-KUBERNETES=1.36.3
-ETCD=3.6.16
+version_in() { sed -n "s#^[[:space:]]*$2 v\\([0-9.]*\\).*#\\1#p" "$E2E/stack/$1/go.mod"; }
+KUBERNETES=$(version_in kube k8s.io/kubernetes)
+ETCD=$(version_in etcd go.etcd.io/etcd/server/v3)
 COREDNS=1.14.7
 HELM=4.3.1
 KAFKA=4.1.1
