@@ -1,20 +1,20 @@
 //! The checks of [`CompiledMap::compile`], in the order of the map: the limits, the sentinels, each value,
 //! then what concerns several values at once.
 
+mod value;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
-use corrente_crds::profile::{Invalid, Register, RegisterMap, ValueType};
+use corrente_crds::profile::{Invalid, RegisterMap, ValueType};
 use corrente_record::RESERVED;
 
 use crate::{
-    decimal::Decimal,
     map::{
-        Base, CompiledMap, CompiledValue, Limits, MAX_REGISTERS, MapProblem, NamedRange, Sentinel, is_bits,
-        type_bits, type_name,
+        Base, CompiledMap, CompiledValue, Limits, MAX_REGISTERS, MapProblem, NamedRange, Sentinel, type_bits,
+        type_name,
     },
     range,
 };
@@ -28,9 +28,10 @@ pub(crate) fn compile(map: &RegisterMap, metrics: &[String]) -> Result<CompiledM
     let mut values: Vec<CompiledValue> = map
         .registers
         .iter()
-        .filter_map(|register| value(map, register, &sentinels, &mut problems))
+        .filter_map(|register| value::compile(map, register, &sentinels, &mut problems))
         .collect();
     names(map, metrics, &mut problems);
+    let complete = values.len() == map.registers.len();
     let mut named: Vec<NamedRange> = values.iter().flat_map(parts).collect();
     named.sort_unstable();
     named.dedup();
@@ -43,7 +44,10 @@ pub(crate) fn compile(map: &RegisterMap, metrics: &[String]) -> Result<CompiledM
         limits,
         named,
     };
-    groups(&compiled, &mut problems);
+    // A register that is wrong by itself would show up again, as a gap in what the map names.
+    if complete {
+        groups(&compiled, &mut problems);
+    }
     if problems.0.is_empty() {
         Ok(compiled)
     } else {
@@ -154,138 +158,6 @@ fn sentinel(invalid: &Invalid) -> Result<Sentinel, String> {
         ));
     }
     Ok(Sentinel { mask, value })
-}
-
-fn value(
-    map: &RegisterMap,
-    register: &Register,
-    sentinels: &[(ValueType, Sentinel)],
-    problems: &mut Problems,
-) -> Option<CompiledValue> {
-    let before = problems.0.len();
-    let name = register.name.as_str();
-    let value_type = register.value_type;
-    let type_name = type_name(value_type);
-    let mut say = |message: String| problems.add(name, message);
-
-    let bits = is_bits(register.function);
-    let count = match value_type {
-        ValueType::String => register.length.and_then(|length| u16::try_from(length).ok()),
-        _ => Some(type_bits(value_type).map_or(1, |bits| (bits / 16) as u16)),
-    };
-    match (value_type, count) {
-        (ValueType::String, None) => say("a string needs a length, in registers".to_owned()),
-        (ValueType::String, Some(length)) if !(1..=MAX_REGISTERS).contains(&length) => say(format!(
-            "the length is {length} registers; one read carries 1 to {MAX_REGISTERS}"
-        )),
-        (ValueType::String, _) => {}
-        _ if register.length.is_some() => {
-            say(format!("length is for strings only; a {type_name} has its own"))
-        }
-        _ => {}
-    }
-    match (bits, value_type, register.bit) {
-        (true, ValueType::Bool, Some(_)) => {
-            say("a coil or discrete input is one bit already; drop `bit`".to_owned());
-        }
-        (true, ValueType::Bool, None) => {}
-        (true, ..) => say(format!(
-            "coils and discrete inputs hold bits, not a {type_name}; use type bool, or function holding or input"
-        )),
-        (false, ValueType::Bool, None) => {
-            say("a bool in a register needs `bit`, 0 (least significant) to 15".to_owned());
-        }
-        (false, ValueType::Bool, Some(bit)) if !(0..=15).contains(&bit) => {
-            say(format!("bit is {bit}; a register has bits 0 to 15"));
-        }
-        (false, ValueType::Bool, Some(_)) => {}
-        (false, _, Some(_)) => say(format!("bit is for type bool; this is a {type_name}")),
-        (false, _, None) => {}
-    }
-    let number = type_bits(value_type).is_some();
-    if !number {
-        for (field, given) in [
-            ("scale", register.scale.is_some()),
-            ("offset", register.offset.is_some()),
-            ("scaleFrom", register.scale_from.is_some()),
-            ("wordOrder", register.word_order.is_some()),
-        ] {
-            if given {
-                say(format!("{field} is for numbers; a {type_name} has none"));
-            }
-        }
-    }
-    let scale = register.scale.and_then(|scale| match Decimal::from_f64(scale) {
-        Some(decimal) if decimal.mantissa() != 0 => Some(decimal),
-        Some(_) => {
-            say("scale is 0, which makes every value 0; leave it out for 1".to_owned());
-            None
-        }
-        None => {
-            say("scale is not a number".to_owned());
-            None
-        }
-    });
-    let offset = register.offset.and_then(|offset| {
-        let decimal = Decimal::from_f64(offset);
-        if decimal.is_none() {
-            say("offset is not a number".to_owned());
-        }
-        decimal.filter(|decimal| decimal.mantissa() != 0)
-    });
-    let address = u16::try_from(register.address).ok();
-    if address.is_none() {
-        say(format!(
-            "address is {}; addresses are zero-based, 0 to 65535",
-            register.address
-        ));
-    }
-    if let (Some(address), Some(count)) = (address, count)
-        && u32::from(address) + u32::from(count) > 65536
-    {
-        say(format!(
-            "it takes {count} registers from {address}, beyond the last address 65535"
-        ));
-    }
-    let scale_from = register.scale_from.and_then(|from| {
-        let address = u16::try_from(from.address).ok();
-        if address.is_none() {
-            say(format!(
-                "scaleFrom.address is {}; addresses are zero-based, 0 to 65535",
-                from.address
-            ));
-        }
-        address
-    });
-    // SunSpec maps live in holding registers. Source: SunSpec Information Model Specification, 6.
-    if map.base.sunspec_model.is_some() && register.function != corrente_crds::profile::Function::Holding {
-        say("SunSpec models are in holding registers; set function: holding".to_owned());
-    }
-    if problems.0.len() > before {
-        return None;
-    }
-    Some(CompiledValue {
-        name: name.into(),
-        function: register.function,
-        address: address?,
-        count: count?,
-        value_type,
-        bit: register.bit.and_then(|bit| u8::try_from(bit).ok()),
-        byte_order: register.byte_order.unwrap_or(map.byte_order),
-        word_order: register.word_order.unwrap_or(map.word_order),
-        // A scale of 1 is no scale: the value stays what it is.
-        scale: scale.filter(|scale| scale.as_integer() != Some(1)),
-        offset,
-        scale_from,
-        unit: register.unit.as_deref().map(Arc::from),
-        kind: register.kind,
-        invalid: sentinels
-            .iter()
-            .filter(|(of, _)| *of == value_type)
-            .map(|(_, sentinel)| *sentinel)
-            .collect(),
-        coherent: register.coherent.as_deref().map(Arc::from),
-    })
 }
 
 fn names(map: &RegisterMap, metrics: &[String], problems: &mut Problems) {

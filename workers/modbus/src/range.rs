@@ -62,7 +62,7 @@ pub(crate) fn request(map: &CompiledMap, range: NamedRange) -> Result<(u32, u32)
     {
         return Err(Unreadable::Gap(gap));
     }
-    if !even || spans % 2 == 0 {
+    if !even || spans.is_multiple_of(2) {
         return Ok((range.start, spans));
     }
     // The extra register comes after, where there is one, since that is what people do by hand.

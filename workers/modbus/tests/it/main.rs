@@ -1,0 +1,10 @@
+//! Tests of the Modbus core through its public interface.
+
+#[cfg(test)]
+mod compile;
+#[cfg(test)]
+mod plan;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod values;
