@@ -10,6 +10,7 @@
 #   stack.sh cut N | mend N        take node N off the network | put it back
 #   stack.sh kafka kill | start    end the broker with -9 | start it on the same data
 #   stack.sh postgres kill | start the same for the database
+#   stack.sh kill-container N ID   end a container of node N with -9, as a crash would
 #   stack.sh psql ARGUMENT...      psql as the database's superuser
 #
 #   10.123.0.1   this machine: API server, Kafka, PostgreSQL, and the tests' meters
@@ -117,6 +118,13 @@ END
   server_addresses
 }
 
+kill_container() { # kill_container N ID: from outside, so that the runtime is as surprised as the pod
+  local pid
+  pid=$(ctr -a "$(node_socket "$1")" -n k8s.io task ls | awk -v id="$2" '$1 == id { print $2 }')
+  [ -n "$pid" ] || fail "node $1 runs no container $2"
+  kill -9 "$pid"
+}
+
 lock() { # two at a time would each clear what the other starts
   exec 9>/run/corrente-e2e.lock
   flock -w 300 9 || fail "another stack.sh is still starting or stopping the stack"
@@ -133,6 +141,7 @@ env) addresses ;;
 load) import_image "$@" ;;
 cut) ip link set "corrente-n$1" down ;;
 mend) ip link set "corrente-n$1" up ;;
+kill-container) kill_container "$1" "$2" ;;
 kafka | postgres) server "$command" "${1:-}" ;;
 psql) psql "$@" ;;
 *) fail "unknown command '$command'; see the head of this file" ;;
