@@ -1,1 +1,2 @@
-//! Placeholder.
+//! The poller.
+pub mod spool;

@@ -1,0 +1,94 @@
+//! One spool for many tasks: the endpoints append, the publisher reads, and one task syncs.
+//!
+//! Appends and reads hold a lock for the few microseconds of a write into memory; a sync, which can take as
+//! long as the disk likes, runs on a thread of its own and without the lock.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use corrente_record::Reading;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{Spool, SpoolError};
+
+/// How long a sync waits for the records of one moment to come together.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// A spool that tasks share.
+#[derive(Clone, Debug)]
+pub struct SharedSpool {
+    spool: Arc<Mutex<Spool>>,
+    written: Arc<Notify>,
+    synced: Arc<Notify>,
+}
+
+impl SharedSpool {
+    /// Shares a spool.
+    #[must_use]
+    pub fn new(spool: Spool) -> Self {
+        Self {
+            spool: Arc::new(Mutex::new(spool)),
+            written: Arc::new(Notify::new()),
+            synced: Arc::new(Notify::new()),
+        }
+    }
+
+    /// The spool, to oneself, for a moment.
+    pub fn lock(&self) -> MutexGuard<'_, Spool> {
+        // Every method leaves the spool consistent at each step, so a panic elsewhere leaves nothing half done.
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a record; see [`Spool::append`].
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn append(&self, reading: &Reading) -> Result<u64, SpoolError> {
+        let seq = self.lock().append(reading)?;
+        self.written.notify_one();
+        Ok(seq)
+    }
+
+    /// Waits until more records may be read. For one waiter.
+    pub async fn readable(&self) {
+        self.synced.notified().await;
+    }
+
+    /// Syncs now, without blocking other tasks.
+    ///
+    /// # Errors
+    /// Where the disk does not take it.
+    pub async fn sync(&self) -> Result<(), SpoolError> {
+        let spool = self.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let job = spool.lock().begin_sync()?;
+            if let Some(job) = job {
+                let dir = spool.lock().dir.clone();
+                let upto = job.run().map_err(super::io_error("sync", &dir))?;
+                spool.lock().finish_sync(upto);
+            }
+            Ok(())
+        });
+        // The task does not panic, and nobody aborts it.
+        let result = done.await.unwrap_or(Ok(()));
+        self.synced.notify_one();
+        result
+    }
+
+    /// Keeps the spool synced until dropped: soon after a record is written, and at most once per
+    /// `interval`. Failures are given to `report`, and tried again.
+    pub async fn keep_synced(&self, interval: Duration, report: impl Fn(&SpoolError)) {
+        loop {
+            self.written.notified().await;
+            tokio::time::sleep(GATHER.min(interval)).await;
+            let started = Instant::now();
+            if let Err(error) = self.sync().await {
+                report(&error);
+                self.written.notify_one();
+            }
+            tokio::time::sleep_until(started + interval).await;
+        }
+    }
+}

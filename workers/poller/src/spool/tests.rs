@@ -1,0 +1,329 @@
+//! The spool as a whole, on a disk.
+
+use std::collections::BTreeMap;
+
+use corrente_record::{Quality, Record, Timestamp, Value};
+use tempfile::TempDir;
+
+use super::*;
+
+fn reading(meter: &str, slot: i64) -> Reading {
+    Reading {
+        ts: Timestamp(slot + 12),
+        meter: meter.into(),
+        slot: Timestamp(slot),
+        quality: Quality::Good,
+        labels: Arc::new(BTreeMap::new()),
+        values: vec![("voltage_l1_n".into(), Value::Float(229.8))],
+        bad: Vec::new(),
+    }
+}
+
+fn limits(max_bytes: u64, segment_bytes: u64) -> Limits {
+    Limits {
+        max_bytes,
+        segment_bytes,
+    }
+}
+
+const ROOMY: u64 = 1 << 20;
+
+fn open(dir: &TempDir) -> Spool {
+    Spool::open(dir.path(), limits(ROOMY, 1000)).unwrap()
+}
+
+fn fill(spool: &mut Spool, records: i64) {
+    for n in 0..records {
+        spool.append(&reading("m", n)).unwrap();
+    }
+}
+
+/// Everything after `after`, by many small reads.
+fn drain(spool: &mut Spool, mut after: u64) -> Vec<Stored> {
+    let mut all = Vec::new();
+    loop {
+        let some = spool.read(after, 3, usize::MAX).unwrap();
+        match some.last() {
+            Some(last) => after = last.seq,
+            None => return all,
+        }
+        all.extend(some);
+    }
+}
+
+fn seqs(records: &[Stored]) -> Vec<u64> {
+    records.iter().map(|record| record.seq).collect()
+}
+
+fn segments(dir: &TempDir) -> usize {
+    segment::list(dir.path()).unwrap().len()
+}
+
+#[test]
+fn records_come_back_in_order_with_stream_and_seq() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    fill(&mut spool, 50);
+    assert!(segments(&dir) > 5, "{}", segments(&dir));
+    assert!(drain(&mut spool, 0).is_empty(), "what is not synced is not given out");
+    spool.sync().unwrap();
+    let all = drain(&mut spool, 0);
+    assert_eq!(seqs(&all), (1..=50).collect::<Vec<_>>());
+    for record in &all {
+        let parsed = Record::parse(&record.payload).unwrap();
+        assert_eq!(parsed.seq, Some(record.seq));
+        assert_eq!(parsed.stream.as_ref(), Some(&spool.stream().id));
+        assert_eq!(&*record.key, b"m");
+    }
+    assert_eq!(seqs(&drain(&mut spool, 47)), [48, 49, 50]);
+    assert_eq!(spool.read(10, usize::MAX, 1).unwrap().len(), 1);
+}
+
+#[test]
+fn a_killed_process_loses_nothing_and_seq_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let id = spool.stream().id.clone();
+    fill(&mut spool, 20);
+    spool.sync().unwrap();
+    spool.acknowledge(7);
+    fill(&mut spool, 5);
+    // Without a flush, a sync or a goodbye.
+    drop(spool);
+    let mut spool = open(&dir);
+    assert_eq!(spool.stream().id, id);
+    assert_eq!(spool.acknowledged(), 7);
+    assert_eq!(spool.stats().pending, 18);
+    assert_eq!(seqs(&drain(&mut spool, 7)), (8..=25).collect::<Vec<_>>());
+    assert_eq!(spool.append(&reading("m", 0)).unwrap(), 26);
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_costs_the_torn_record_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), limits(ROOMY, ROOMY)).unwrap();
+    fill(&mut spool, 3);
+    let path = segment::path(dir.path(), 1);
+    let two = {
+        let bytes = fs::read(&path).unwrap();
+        frame::decode(&bytes).unwrap().unwrap().1 * 2
+    };
+    drop(spool);
+    let whole = fs::read(&path).unwrap();
+    for cut in two..whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let mut spool = Spool::open(dir.path(), limits(ROOMY, ROOMY)).unwrap();
+        assert_eq!(seqs(&drain(&mut spool, 0)), [1, 2], "cut at {cut}");
+        // What comes next is appended behind the cut and read back.
+        spool.append(&reading("m", 9)).unwrap();
+        spool.sync().unwrap();
+        assert_eq!(seqs(&drain(&mut spool, 0)), [1, 2, 3], "cut at {cut}");
+    }
+}
+
+#[test]
+fn garbage_and_zeros_at_the_end_are_cut() {
+    for tail in [&[0u8; 100][..], b"not a frame at all, but something else entirely"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), limits(ROOMY, ROOMY)).unwrap();
+        fill(&mut spool, 2);
+        drop(spool);
+        let path = segment::path(dir.path(), 1);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.extend_from_slice(tail);
+        fs::write(&path, bytes).unwrap();
+        let mut spool = open(&dir);
+        assert_eq!(seqs(&drain(&mut spool, 0)), [1, 2]);
+        assert_eq!(spool.append(&reading("m", 9)).unwrap(), 3);
+    }
+}
+
+#[test]
+fn acknowledged_segments_go_and_seq_is_never_given_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    fill(&mut spool, 50);
+    spool.sync().unwrap();
+    spool.acknowledge(50);
+    assert_eq!(segments(&dir), 1);
+    assert_eq!(spool.stats().pending, 0);
+    for expected in 51..60 {
+        drop(spool);
+        spool = open(&dir);
+        assert_eq!(spool.append(&reading("m", 0)).unwrap(), expected);
+        spool.sync().unwrap();
+        spool.acknowledge(expected);
+    }
+    // Not even where someone deleted every segment.
+    drop(spool);
+    for entry in segment::list(dir.path()).unwrap() {
+        fs::remove_file(segment::path(dir.path(), entry.first)).unwrap();
+    }
+    assert_eq!(open(&dir).append(&reading("m", 0)).unwrap(), 60);
+    // Nor where someone deleted the cursor: an empty segment's name says what comes first in it.
+    for entry in segment::list(dir.path()).unwrap() {
+        fs::write(segment::path(dir.path(), entry.first), b"").unwrap();
+    }
+    fs::remove_file(dir.path().join("cursor")).unwrap();
+    assert_eq!(open(&dir).append(&reading("m", 0)).unwrap(), 60);
+}
+
+#[test]
+fn a_full_spool_evicts_the_oldest_and_counts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), limits(5000, 1000)).unwrap();
+    fill(&mut spool, 100);
+    spool.sync().unwrap();
+    let left = drain(&mut spool, 0);
+    let stats = spool.stats();
+    assert!(stats.bytes <= 5000, "{stats:?}");
+    assert_eq!(stats.evicted + left.len() as u64, 100);
+    assert_eq!(stats.pending, left.len() as u64);
+    assert_eq!(left.first().unwrap().seq, stats.evicted + 1);
+    assert_eq!(left.last().unwrap().seq, 100);
+    assert_eq!(spool.acknowledged(), stats.evicted);
+    // The count outlives the process, and records that were acknowledged are not counted as lost.
+    spool.acknowledge(100);
+    drop(spool);
+    let mut spool = Spool::open(dir.path(), limits(5000, 1000)).unwrap();
+    assert_eq!(spool.stats().evicted, stats.evicted);
+    for n in 0..100 {
+        spool.append(&reading("m", n)).unwrap();
+        spool.sync().unwrap();
+        spool.acknowledge(spool.newest_seq());
+    }
+    assert_eq!(spool.stats().evicted, stats.evicted);
+}
+
+#[test]
+fn a_reader_goes_on_after_its_segment_was_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), limits(3000, 1000)).unwrap();
+    fill(&mut spool, 10);
+    spool.sync().unwrap();
+    let first = spool.read(0, 2, usize::MAX).unwrap();
+    assert_eq!(seqs(&first), [1, 2]);
+    fill(&mut spool, 90);
+    spool.sync().unwrap();
+    let left = drain(&mut spool, 2);
+    assert_eq!(left.first().unwrap().seq, spool.stats().evicted + 1);
+    assert_eq!(left.last().unwrap().seq, 100);
+}
+
+#[test]
+fn damage_costs_the_rest_of_its_segment_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    fill(&mut spool, 30);
+    spool.sync().unwrap();
+    let all = segment::list(dir.path()).unwrap();
+    let (second, third) = (all[1].first, all[2].first);
+    let path = segment::path(dir.path(), second);
+    let mut bytes = fs::read(&path).unwrap();
+    let length = bytes.len();
+    bytes[length - 1] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let left = seqs(&drain(&mut spool, 0));
+    let expected: Vec<u64> = (1..=30).filter(|seq| *seq != third - 1).collect();
+    assert_eq!(left, expected);
+    assert_eq!(spool.stats().damaged, 1);
+    // Counted once, however often it is read from there on.
+    assert_eq!(spool.append(&reading("m", 0)).unwrap(), 31);
+    spool.sync().unwrap();
+    assert_eq!(seqs(&drain(&mut spool, 30)), [31]);
+    assert_eq!(spool.stats().damaged, 1);
+}
+
+#[test]
+fn damage_in_the_newest_segment_does_not_stop_what_comes_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), limits(ROOMY, ROOMY)).unwrap();
+    fill(&mut spool, 4);
+    spool.sync().unwrap();
+    let path = segment::path(dir.path(), 1);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(seqs(&drain(&mut spool, 0)), [1, 2, 3]);
+    assert_eq!(spool.append(&reading("m", 0)).unwrap(), 5);
+    spool.sync().unwrap();
+    assert_eq!(seqs(&drain(&mut spool, 3)), [5]);
+    assert_eq!(spool.stats().damaged, 1);
+}
+
+#[test]
+fn refused_records_are_kept_with_the_reason_within_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    fill(&mut spool, 20);
+    spool.sync().unwrap();
+    for record in drain(&mut spool, 0) {
+        spool.set_aside(&record, "the message is too large");
+        spool.acknowledge(record.seq);
+    }
+    assert_eq!(spool.stats().refused, 20);
+    let text = fs::read_to_string(dir.path().join(refused::FILE)).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&line["seq"], &line["key"]), (&20.into(), &"m".into()));
+    assert_eq!(line["reason"], "the message is too large");
+    assert_eq!(
+        Record::parse(line["record"].as_str().unwrap().as_bytes()).unwrap().seq,
+        Some(20)
+    );
+    assert!(text.len() < 2500 && dir.path().join(refused::BEFORE).exists());
+}
+
+#[test]
+fn a_spool_has_one_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir);
+    let error = Spool::open(dir.path(), limits(ROOMY, 1000)).unwrap_err();
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    drop(spool);
+    open(&dir);
+}
+
+#[test]
+fn partitions_are_settled_once_and_only_a_smaller_topic_unsettles_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    assert_eq!(spool.settle_partitions("meters", 3).unwrap(), 3);
+    drop(spool);
+    let mut spool = open(&dir);
+    assert_eq!(spool.settle_partitions("meters", 6).unwrap(), 3, "partitions were added");
+    assert_eq!(spool.settle_partitions("other", 6).unwrap(), 6);
+    assert_eq!(spool.settle_partitions("other", 2).unwrap(), 2, "the topic was made anew");
+    drop(spool);
+    assert_eq!(open(&dir).settle_partitions("other", 9).unwrap(), 2);
+}
+
+#[test]
+fn an_unknown_file_is_left_alone_and_a_bad_folder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("lost+found.seg"), "x").unwrap();
+    let mut spool = open(&dir);
+    assert_eq!(spool.append(&reading("m", 0)).unwrap(), 1);
+    let file = dir.path().join("lost+found.seg");
+    let error = Spool::open(&file, limits(ROOMY, 1000)).unwrap_err().to_string();
+    assert!(error.contains("failed to create the folder") && error.contains("lost+found.seg"), "{error}");
+}
+
+#[tokio::test]
+async fn a_shared_spool_is_synced_soon_after_a_record_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = shared::SharedSpool::new(open(&dir));
+    let keeper = shared.clone();
+    let task = tokio::spawn(async move {
+        keeper
+            .keep_synced(std::time::Duration::from_millis(50), |error| panic!("{error}"))
+            .await;
+    });
+    for n in 0..3 {
+        shared.append(&reading("m", n)).unwrap();
+        shared.readable().await;
+    }
+    let read = shared.lock().read(0, 10, usize::MAX).unwrap();
+    assert!(!read.is_empty());
+    task.abort();
+}
