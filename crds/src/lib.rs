@@ -13,6 +13,8 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+#[cfg(feature = "cases")]
+pub mod cases;
 pub mod common;
 pub mod duration;
 pub mod generate;

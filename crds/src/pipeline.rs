@@ -25,6 +25,8 @@ use crate::{
     namespaced,
     status = "TelemetryPipelineStatus",
     derive = "PartialEq",
+    validation = Rule::new("size(self.metadata.name) <= 40")
+        .message("metadata.name has at most 40 characters, since the names of the pods are made from it: shorten it"),
     doc = "Stores the records of Kafka topics in a database, each exactly once.",
     scale(
         spec_replicas_path = ".spec.replicas",

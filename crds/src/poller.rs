@@ -26,6 +26,8 @@ use crate::{
     namespaced,
     status = "MeterPollerStatus",
     derive = "PartialEq",
+    validation = Rule::new("size(self.metadata.name) <= 40")
+        .message("metadata.name has at most 40 characters, since the names of the pods are made from it: shorten it"),
     doc = "Reads meters behind Modbus endpoints at a fixed interval and publishes a record of each poll to Kafka.",
     scale(
         spec_replicas_path = ".spec.shards",

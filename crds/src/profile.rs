@@ -141,18 +141,20 @@ const FITS_ITS_TYPE: &str = "self.type in ['u16', 'i16'] ? size(self.value) <= 6
 const WITHIN_THE_TABLE: &str = "self.address + (self.type in ['u32', 'i32', 'f32'] ? 2 \
      : self.type in ['u64', 'i64', 'f64'] ? 4 : self.type == 'string' && has(self.length) ? self.length : 1) <= 65536";
 
+// In the rules below, `__function__` is how CEL spells a field named `function`, which is a word of its own.
+
 /// One value of a meter: raw x `scale` x 10^`scaleFrom` + `offset`.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.type == 'bool' || self.function in ['holding', 'input']")
+#[x_kube(validation = Rule::new("self.type == 'bool' || self.__function__ in ['holding', 'input']")
     .message("coils and discrete inputs are bits: write type bool, or function holding or input"))]
 #[x_kube(validation = Rule::new("self.type != 'string' || has(self.length)")
     .message("a string needs length: the number of registers it takes, two characters each"))]
 #[x_kube(validation = Rule::new("self.type == 'string' || !has(self.length)")
     .message("length is for type string alone: remove it"))]
-#[x_kube(validation = Rule::new("self.type != 'bool' || !(self.function in ['holding', 'input']) || has(self.bit)")
+#[x_kube(validation = Rule::new("self.type != 'bool' || !(self.__function__ in ['holding', 'input']) || has(self.bit)")
     .message("a bool in a holding or input register needs bit: 0 for the least significant to 15"))]
-#[x_kube(validation = Rule::new("!has(self.bit) || (self.type == 'bool' && self.function in ['holding', 'input'])")
+#[x_kube(validation = Rule::new("!has(self.bit) || (self.type == 'bool' && self.__function__ in ['holding', 'input'])")
     .message("bit is for type bool in a holding or input register alone: remove it"))]
 #[x_kube(validation = Rule::new(WITHIN_THE_TABLE)
     .message("the value ends beyond address 65535, the last there is: correct address, type or length"))]

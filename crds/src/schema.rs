@@ -33,6 +33,9 @@ pub(crate) fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinit
     crd
 }
 
+/// What a quantity, such as the `500m` of a CPU, looks like.
+const QUANTITY: &str = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
+
 /// Fields whose types are of Kubernetes itself.
 const FOREIGN: [&str; 5] = [
     "affinity",
@@ -51,6 +54,10 @@ fn walk(schema: &mut JSONSchemaProps, name: &str, foreign: bool) {
     }
     if inside_foreign {
         schema.description = None;
+    }
+    if schema.x_kubernetes_int_or_string == Some(true) {
+        schema.pattern = schema.pattern.take().or_else(|| Some(QUANTITY.to_owned()));
+        schema.max_length = schema.max_length.or(Some(32));
     }
     if foreign {
         match schema.type_.as_deref() {

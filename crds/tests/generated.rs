@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use corrente_crds::generate::{COMMAND, files};
+use corrente_crds::{
+    cases,
+    generate::{COMMAND, files},
+};
 use serde_json::Value;
 
 #[test]
@@ -35,6 +38,49 @@ fn every_list_text_and_map_is_bounded() {
         walk(&schema["properties"]["spec"], "spec", &mut unbounded);
         walk(&schema["properties"]["status"], "status", &mut unbounded);
         assert_eq!(unbounded, Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn every_rule_has_a_document_that_it_refuses() {
+    let said: Vec<String> = cases::all()
+        .unwrap()
+        .into_iter()
+        .filter_map(|case| case.refused)
+        .map(|refused| refused.says)
+        .filter(|says| !says.is_empty())
+        .collect();
+    for crd in corrente_crds::all() {
+        let mut messages = Vec::new();
+        rules(&serde_json::to_value(&crd).unwrap(), &mut messages);
+        assert!(!messages.is_empty());
+        for message in messages {
+            let shown = said.iter().any(|says| message.contains(says.as_str()));
+            assert!(
+                shown,
+                "{}: no case of crds/tests/cases.yaml shows: {message}",
+                crd.spec.names.kind
+            );
+        }
+    }
+}
+
+/// Collects the messages of all CEL rules; a rule without one has an empty text, which no case shows.
+fn rules(value: &Value, messages: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for rule in fields
+                .get("x-kubernetes-validations")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                messages.push(rule["message"].as_str().unwrap_or_default().to_owned());
+            }
+            fields.values().for_each(|inner| rules(inner, messages));
+        }
+        Value::Array(items) => items.iter().for_each(|inner| rules(inner, messages)),
+        _ => {}
     }
 }
 

@@ -3,14 +3,22 @@
 //! 1. [`poller`] and [`pipeline`]: the files, which are the contract between the operator and the workers.
 //!    The operator writes them into ConfigMaps; `corrente local` hands them over in memory.
 //! 2. [`problem`]: what is wrong with a resource, as a path and a sentence.
-//! 3. [`resolve`]: resources to files, with every check that needs a look at several documents.
+//! 3. [`resolve`]: resources to files, with every check that needs a look at several documents; and
+//!    [`conflict`], those that need a look at all MeterPollers.
 //! 4. [`manifest`]: a folder of YAML to resources, with every check of the API server, offline.
+//! 5. [`address`] and [`mod@hash`]: one form for an endpoint's address, and a name for a configuration.
 
+pub mod address;
+pub mod conflict;
+pub mod hash;
+pub mod manifest;
 pub mod pipeline;
 pub mod poller;
 pub mod problem;
-pub mod report;
+pub mod resolve;
 
+pub use address::EndpointAddress;
 pub use pipeline::PipelineConfig;
 pub use poller::PollerConfig;
 pub use problem::Problem;
+pub use resolve::{ResolvedPoller, resolve_pipeline, resolve_poller};

@@ -1,0 +1,77 @@
+//! A real API server accepts the CRDs, and gives the verdicts of the table.
+//!
+//! It needs one, so it is not run by default: set `CORRENTE_TEST_KUBECONFIG` to the path of a kubeconfig.
+//! Every document is created as a dry run; only the CRDs stay.
+
+use std::time::Duration;
+
+use corrente_crds::cases;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Api, Client, Config, Resource,
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams, Request},
+    config::{KubeConfigOptions, Kubeconfig},
+    core::GroupVersionKind,
+    runtime::wait::{await_condition, conditions::is_crd_established},
+};
+
+async fn client() -> Client {
+    let path = std::env::var("CORRENTE_TEST_KUBECONFIG").expect("CORRENTE_TEST_KUBECONFIG is not set");
+    let kubeconfig = Kubeconfig::read_from(&path).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .unwrap();
+    Client::try_from(config).unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: set CORRENTE_TEST_KUBECONFIG"]
+async fn the_api_server_gives_the_verdicts_of_the_table() {
+    let client = client().await;
+    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for crd in corrente_crds::all() {
+        let name = crd.metadata.name.clone().unwrap();
+        crds.patch(
+            &name,
+            &PatchParams::apply("corrente-test").force(),
+            &Patch::Apply(&crd),
+        )
+        .await
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let established = await_condition(crds.clone(), &name, is_crd_established());
+        tokio::time::timeout(Duration::from_secs(60), established)
+            .await
+            .expect("the CRD was not established within a minute")
+            .unwrap();
+    }
+    let mut wrong = Vec::new();
+    for case in cases::all().unwrap() {
+        let object: DynamicObject = serde_json::from_value(case.document.clone()).unwrap();
+        let types = object.types.as_ref().unwrap();
+        let gvk = GroupVersionKind::try_from(types).unwrap();
+        let resource = ApiResource::from_gvk(&gvk);
+        let url = DynamicObject::url_path(&resource, object.metadata.namespace.as_deref());
+        let params = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let body = serde_json::to_vec(&case.document).unwrap();
+        let mut request = Request::new(url).create(&params, body).unwrap();
+        // kube's PostParams do not know it; without it the server drops unknown fields silently.
+        let strict = format!("{}&fieldValidation=Strict", request.uri());
+        *request.uri_mut() = strict.parse().unwrap();
+        let answer = client.request::<DynamicObject>(request).await;
+        match (&case.refused, answer) {
+            (None, Ok(_)) => {}
+            (None, Err(error)) => wrong.push(format!("{}: refused: {error}", case.name)),
+            (Some(_), Ok(_)) => wrong.push(format!("{}: accepted", case.name)),
+            (Some(refusal), Err(error)) => {
+                let text = error.to_string();
+                if !text.contains(&refusal.at) || !text.contains(&refusal.says) {
+                    wrong.push(format!("{}: refused for another reason: {text}", case.name));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,0 +1,13 @@
+//! Resources to configuration files, with every check that needs a look at several documents.
+//!
+//! Both halves are pure and used alike by the operator, by `corrente validate` and by `corrente local`:
+//! 1. [`resolve_poller`]: a MeterPoller and the profiles it names to what a shard is told.
+//! 2. [`resolve_pipeline`]: a TelemetryPipeline and the MeterPollers behind its topics to what its worker
+//!    is told, with the columns that the profiles declare.
+
+mod columns;
+mod pipeline;
+mod poller;
+
+pub use pipeline::{URL_FILE, resolve_pipeline};
+pub use poller::{ResolvedPoller, resolve_poller};

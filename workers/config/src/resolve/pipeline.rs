@@ -1,0 +1,89 @@
+//! A TelemetryPipeline and the MeterPollers behind its topics to what its worker is told.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use corrente_crds::{MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, pipeline::PostgresTable};
+
+use super::columns::columns;
+use crate::{
+    PipelineConfig, Problem,
+    conflict::brokers,
+    pipeline::{Hypertable, SinkConfig},
+};
+
+/// Where the connection URL is in a worker's pod: the Secret's key is mounted there.
+pub const URL_FILE: &str = "/etc/corrente/secret/url";
+
+/// Most columns of a PostgreSQL table are 1600 (Appendix K of its manual); some are the record's own.
+const MAX_COLUMNS: usize = 1500;
+
+/// Checks a TelemetryPipeline together with the MeterPollers (namespace, name, spec) and profiles behind
+/// its topics, and gives what its worker is told.
+///
+/// A MeterPoller is behind a topic where it publishes to it and shares a bootstrap server with the source.
+///
+/// # Errors
+/// Everything that is wrong, each with its place in the TelemetryPipeline.
+pub fn resolve_pipeline(
+    namespace: &str,
+    name: &str,
+    spec: &TelemetryPipelineSpec,
+    pollers: &[(String, String, MeterPollerSpec)],
+    profiles: &BTreeMap<String, MeterProfileSpec>,
+) -> Result<PipelineConfig, Vec<Problem>> {
+    let source = &spec.source.kafka;
+    let own_brokers = brokers(&source.cluster);
+    let behind = pollers.iter().map(|(_, _, poller)| poller).filter(|poller| {
+        let output = &poller.output.kafka;
+        source.topics.contains(&output.topic) && !brokers(&output.cluster).is_disjoint(&own_brokers)
+    });
+    let columns = columns(behind, profiles, &spec.columns);
+    let mut problems = Vec::new();
+    if columns.len() > MAX_COLUMNS {
+        let message = format!(
+            "the topics carry {} metrics and labels, and a table has at most {MAX_COLUMNS} columns for them: \
+             spread the topics over several TelemetryPipelines with a table each",
+            columns.len()
+        );
+        problems.push(Problem::new("spec.source.kafka.topics", message));
+    }
+    let sink = match (&spec.sink.postgresql, &spec.sink.timescaledb) {
+        (Some(table), None) => Some(postgres(table, None)),
+        (None, Some(timescale)) => Some(postgres(
+            &timescale.table,
+            Some(Hypertable {
+                chunk_interval_millis: timescale.chunk_interval.map(|interval| interval.as_millis()),
+            }),
+        )),
+        _ => {
+            let message = "name exactly one sink, postgresql or timescaledb";
+            problems.push(Problem::new("spec.sink", message));
+            None
+        }
+    };
+    match sink {
+        Some(sink) if problems.is_empty() => Ok(PipelineConfig {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            kafka: source.cluster.clone(),
+            topics: source.topics.clone(),
+            group: source
+                .group
+                .clone()
+                .unwrap_or_else(|| format!("corrente.{namespace}.{name}")),
+            sink,
+            columns,
+            batch: spec.batch,
+        }),
+        _ => Err(problems),
+    }
+}
+
+fn postgres(table: &PostgresTable, hypertable: Option<Hypertable>) -> SinkConfig {
+    SinkConfig::Postgres {
+        url_file: PathBuf::from(URL_FILE),
+        schema: table.schema.clone(),
+        table: table.table.clone(),
+        hypertable,
+    }
+}
