@@ -1,1 +1,31 @@
-//! Placeholder.
+//! Simulated meters: any number of them, served from their register maps over Modbus TCP and RTU over TCP.
+//!
+//! From the sun to the socket:
+//! 1. [`curve`]: the load of one meter as a function of time, with its energy in closed form.
+//! 2. [`quantity`]: which part of that load a metric's name and unit speak of.
+//! 3. [`history`]: a CSV of measured values instead, repeated end to end.
+//! 4. [`device`]: one meter: answers a read with registers or refuses it, as its profile would have it.
+//! 5. [`sunspec`]: the chain of models around a SunSpec map.
+//! 6. [`line`](mod@line): the meters behind one endpoint, by unit id; the Modbus service of it.
+//! 7. [`simulation`]: a poller's configuration as listeners.
+//! 8. [`options`]: the command line of the binary.
+//!
+//! Nothing is stored and nothing runs in the background: every value is a pure function of the meter's name
+//! and the time, computed when it is read. So a thousand meters cost no more than their requests, and
+//! counters go on where they were after a restart.
+
+pub mod curve;
+pub mod device;
+pub mod history;
+pub mod line;
+pub mod options;
+pub mod quantity;
+pub mod simulation;
+pub mod sunspec;
+
+pub use curve::Grid;
+pub use history::History;
+pub use line::UnknownUnit;
+pub use simulation::{
+    Clock, LoadSource, Ports, ServeError, Served, Simulation, SimulationError, simulate_config, system_clock,
+};

@@ -1,0 +1,83 @@
+//! The command line of `corrente-simulator`.
+
+use std::{fs::File, net::IpAddr, path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+use clap::Parser;
+use corrente_config::PollerConfig;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Grid, History, LoadSource, Ports, Simulation, UnknownUnit, system_clock};
+
+/// Serves the meters of a poller's configuration, simulated.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Options {
+    /// A poller's configuration (poller.json); may be given several times.
+    #[arg(long, required = true, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    pub listen: IpAddr,
+    /// The first endpoint's port, the next for each further one; without it each endpoint's own.
+    #[arg(long, value_name = "PORT")]
+    pub port_from: Option<u16>,
+    /// A history to replay: time,meter,<metric>,... (see the documentation of the simulator).
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Nominal voltage between a phase and neutral, in V.
+    #[arg(long, default_value_t = 230.0, value_name = "V")]
+    pub voltage: f64,
+    /// Nominal frequency, in Hz.
+    #[arg(long, default_value_t = 50.0, value_name = "HZ")]
+    pub frequency: f64,
+    /// Say nothing to requests for units that are not there, instead of exception 0x0B.
+    #[arg(long)]
+    pub silent: bool,
+}
+
+impl Options {
+    /// Serves until `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or understood, or a port cannot be listened on.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let configs = self
+            .config
+            .iter()
+            .map(|path| {
+                let text =
+                    std::fs::read(path).with_context(|| format!("failed to read {}", path.display()))?;
+                serde_json::from_slice(&text)
+                    .with_context(|| format!("{} is not a poller's configuration", path.display()))
+            })
+            .collect::<anyhow::Result<Vec<PollerConfig>>>()?;
+        let grid = Grid {
+            voltage: self.voltage,
+            frequency: self.frequency,
+        };
+        let source = match &self.csv {
+            None => LoadSource::Curve(grid),
+            Some(path) => {
+                let context = || format!("failed to replay {}", path.display());
+                let history = History::read(File::open(path).with_context(context)?).with_context(context)?;
+                LoadSource::History(Arc::new(history), grid)
+            }
+        };
+        let unknown = if self.silent {
+            UnknownUnit::Silent
+        } else {
+            UnknownUnit::AsTransport
+        };
+        let served = Simulation::new(&configs, source, system_clock())?
+            .with_unknown_units(unknown)
+            .serve(
+                self.listen,
+                self.port_from.map_or(Ports::AsConfigured, Ports::From),
+            )
+            .await?;
+        shutdown.cancelled().await;
+        served.shutdown().await;
+        Ok(())
+    }
+}
