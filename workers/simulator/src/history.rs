@@ -30,7 +30,7 @@ use corrente_record::{Timestamp, Value};
 pub enum HistoryError {
     /// The file is not CSV, or cannot be read.
     #[error("failed to read the history: {0}")]
-    Csv(#[from] csv::Error),
+    Csv(String),
     /// The first line lacks the column of times.
     #[error("the history has no column `time`; its first line names the columns: time,meter,<metric>,...")]
     NoTime,
@@ -48,6 +48,10 @@ pub enum HistoryError {
         /// What is wrong.
         message: String,
     },
+}
+
+fn not_csv(error: csv::Error) -> HistoryError {
+    HistoryError::Csv(error.to_string())
 }
 
 /// A history, in memory.
@@ -72,7 +76,12 @@ impl History {
     /// At the first thing that is wrong, with its line.
     pub fn read(input: impl Read) -> Result<Self, HistoryError> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(input);
-        let columns: Vec<String> = reader.headers()?.iter().map(ToOwned::to_owned).collect();
+        let columns: Vec<String> = reader
+            .headers()
+            .map_err(not_csv)?
+            .iter()
+            .map(ToOwned::to_owned)
+            .collect();
         let mut seen = BTreeSet::new();
         if let Some(column) = columns.iter().find(|column| !seen.insert(column.as_str())) {
             return Err(HistoryError::TwiceTheColumn(column.clone()));
@@ -84,7 +93,7 @@ impl History {
         let metrics = columns.iter().filter(|c| is_metric(c)).cloned().collect();
         let mut tracks: BTreeMap<String, Track> = BTreeMap::new();
         for record in reader.records() {
-            let record = record?;
+            let record = record.map_err(not_csv)?;
             let line = record.position().map_or(0, csv::Position::line);
             let wrong = |message: String| HistoryError::Line { line, message };
             let (mut time, mut meter, mut row) = (None, "", Vec::new());
@@ -228,7 +237,7 @@ mod tests {
             (61, 230.1, 1040),
             (90, 230.1, 1060),
             (-15, 229.8, 1000),
-            (-1_000_000, 230.1, 0),
+            (-1_000_000, 229.8, 0),
         ] {
             let value = |metric, kind| history.value("a", metric, kind, at(minutes));
             assert_eq!(

@@ -7,8 +7,9 @@
 //! 4. [`device`]: one meter: answers a read with registers or refuses it, as its profile would have it.
 //! 5. [`sunspec`]: the chain of models around a SunSpec map.
 //! 6. [`line`](mod@line): the meters behind one endpoint, by unit id; the Modbus service of it.
-//! 7. [`simulation`]: a poller's configuration as listeners.
-//! 8. [`options`]: the command line of the binary.
+//! 7. [`simulation`]: a poller's configuration as meters.
+//! 8. [`mod@serve`]: the meters on the network.
+//! 9. [`options`]: the command line of the binary, `corrente-simulator`.
 //!
 //! Nothing is stored and nothing runs in the background: every value is a pure function of the meter's name
 //! and the time, computed when it is read. So a thousand meters cost no more than their requests, and
@@ -20,12 +21,12 @@ pub mod history;
 pub mod line;
 pub mod options;
 pub mod quantity;
+pub mod serve;
 pub mod simulation;
 pub mod sunspec;
 
 pub use curve::Grid;
 pub use history::History;
 pub use line::UnknownUnit;
-pub use simulation::{
-    Clock, LoadSource, Ports, ServeError, Served, Simulation, SimulationError, simulate_config, system_clock,
-};
+pub use serve::{Ports, ServeError, Served, simulate_config};
+pub use simulation::{Clock, LoadSource, Simulation, SimulationError, system_clock};

@@ -22,7 +22,7 @@ pub struct Options {
     /// The first endpoint's port, the next for each further one; without it each endpoint's own.
     #[arg(long, value_name = "PORT")]
     pub port_from: Option<u16>,
-    /// A history to replay: time,meter,<metric>,... (see the documentation of the simulator).
+    /// A history to replay: lines of `time,meter,METRIC,...`.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// Nominal voltage between a phase and neutral, in V.

@@ -1,32 +1,18 @@
-//! A poller's configuration as listeners: the other end of what a poller would poll.
-//!
-//! 1. [`Simulation::new`] makes the meters: one layout for each register map, one device for each meter.
-//! 2. [`Simulation::serve`] opens one listener for each endpoint, and serves until the result is dropped.
+//! A poller's configuration as meters: one layout for each register map, one device for each meter, and the
+//! endpoints that they are behind.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use corrente_config::{PollerConfig, poller::MapKey};
 use corrente_crds::poller::{Endpoint, Transport};
 use corrente_modbus::MapProblem;
 use corrente_record::Timestamp;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_modbus::server::{rtu_over_tcp, tcp};
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
 
 use crate::{
     curve::Grid,
     device::{Device, Layout},
     history::History,
-    line::{Line, UnknownUnit},
+    line::UnknownUnit,
 };
 
 /// What time it is for the meters.
@@ -51,17 +37,6 @@ impl Default for LoadSource {
     fn default() -> Self {
         Self::Curve(Grid::default())
     }
-}
-
-/// Which ports to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ports {
-    /// Any that are free.
-    Ephemeral,
-    /// This one, and the next for each further endpoint, in the order of the configuration.
-    From(u16),
-    /// The port of each endpoint's address, 502 where it names none.
-    AsConfigured,
 }
 
 /// Why a configuration cannot be simulated.
@@ -108,53 +83,20 @@ fn sentences(problems: &[MapProblem]) -> String {
     problems.iter().map(sentence).collect::<Vec<_>>().join("; ")
 }
 
-/// Why the meters cannot be served.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A port cannot be listened on.
-    #[error("failed to listen on {address} for endpoint {endpoint}: {source}")]
-    Bind {
-        /// The endpoint.
-        endpoint: String,
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The ports run out.
-    #[error("{endpoints} endpoints do not fit in the ports from {from} to 65535; begin with a lower one")]
-    PortsRunOut {
-        /// How many endpoints there are.
-        endpoints: usize,
-        /// The first port.
-        from: u16,
-    },
-    /// The endpoint's address names a port that is none.
-    #[error("endpoint {endpoint}: \"{address}\" does not end in a port from 1 to 65535")]
-    NoPort {
-        /// The endpoint.
-        endpoint: String,
-        /// Its address.
-        address: String,
-    },
-    /// The configuration cannot be simulated.
-    #[error(transparent)]
-    Simulation(#[from] SimulationError),
-}
-
 /// Meters, ready to be served.
 pub struct Simulation {
-    endpoints: Vec<SimulatedEndpoint>,
-    unknown: UnknownUnit,
-    clock: Clock,
+    pub(crate) endpoints: Vec<SimulatedEndpoint>,
+    pub(crate) unknown: UnknownUnit,
+    pub(crate) clock: Clock,
 }
 
-struct SimulatedEndpoint {
+/// An endpoint with its meters.
+pub(crate) struct SimulatedEndpoint {
     /// Its name; with its MeterPoller's before it where two MeterPollers have endpoints of one name.
-    name: String,
-    address: String,
-    transport: Transport,
-    units: BTreeMap<u8, Device>,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) transport: Transport,
+    pub(crate) units: BTreeMap<u8, Device>,
 }
 
 impl Simulation {
@@ -207,77 +149,6 @@ impl Simulation {
     #[must_use]
     pub fn with_unknown_units(self, unknown: UnknownUnit) -> Self {
         Self { unknown, ..self }
-    }
-
-    /// Serves every endpoint on `listen`, each on a port of its own, until the result is dropped or shut
-    /// down. It needs a tokio runtime.
-    ///
-    /// # Errors
-    /// Where a port cannot be listened on; nothing is served then.
-    pub async fn serve(&self, listen: IpAddr, ports: Ports) -> Result<Served, ServeError> {
-        let mut listeners = Vec::new();
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
-            let address = SocketAddr::new(listen, self.port(index, endpoint, ports)?);
-            let bind = async {
-                let listener = TcpListener::bind(address).await?;
-                Ok((listener.local_addr()?, listener))
-            };
-            let (address, listener) = bind.await.map_err(|source| ServeError::Bind {
-                endpoint: endpoint.name.clone(),
-                address,
-                source,
-            })?;
-            listeners.push((endpoint, address, listener));
-        }
-        let token = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let mut addresses = BTreeMap::new();
-        for (endpoint, address, listener) in listeners {
-            let line = Line::new(
-                endpoint.units.clone(),
-                endpoint.transport,
-                self.unknown,
-                Arc::clone(&self.clock),
-            );
-            tracing::info!(
-                endpoint = endpoint.name,
-                %address,
-                transport = ?endpoint.transport,
-                meters = line.meters(),
-                "serving"
-            );
-            addresses.insert(endpoint.name.clone(), address);
-            tasks.spawn(run(listener, endpoint.transport, line, token.clone()));
-        }
-        tasks.close();
-        Ok(Served {
-            addresses,
-            tasks,
-            guard: token.drop_guard(),
-        })
-    }
-
-    fn port(&self, index: usize, endpoint: &SimulatedEndpoint, ports: Ports) -> Result<u16, ServeError> {
-        match ports {
-            Ports::Ephemeral => Ok(0),
-            Ports::From(from) => {
-                u16::try_from(usize::from(from) + index).map_err(|_| ServeError::PortsRunOut {
-                    endpoints: self.endpoints.len(),
-                    from,
-                })
-            }
-            Ports::AsConfigured => match endpoint.address.rsplit_once(':') {
-                // 502 is the port of Modbus TCP, also where RTU frames go over it.
-                None => Ok(502),
-                Some((_, port)) => {
-                    let port = port.parse().ok().filter(|port| *port > 0);
-                    port.ok_or_else(|| ServeError::NoPort {
-                        endpoint: endpoint.name.clone(),
-                        address: endpoint.address.clone(),
-                    })
-                }
-            },
-        }
     }
 }
 
@@ -336,79 +207,4 @@ fn warn_of_strangers(history: &History, configs: &[PollerConfig]) {
             "no simulated meter has this name of the history; check its spelling"
         );
     }
-}
-
-/// Serves one listener until the token is cancelled. Its connections end with it.
-async fn run(listener: TcpListener, transport: Transport, line: Line, token: CancellationToken) {
-    let on_connected = |stream: TcpStream, peer: SocketAddr| {
-        let line = line.clone();
-        async move {
-            // Answers are small and awaited: Nagle's algorithm would hold each back. A connection that
-            // refuses the option is gone already.
-            Ok(match stream.set_nodelay(true) {
-                Ok(()) => Some((line, stream)),
-                Err(error) => {
-                    tracing::debug!(%peer, %error, "the connection is gone");
-                    None
-                }
-            })
-        }
-    };
-    let on_error = |error: io::Error| tracing::debug!(%error, "a connection ended with an error");
-    let serve = async {
-        match transport {
-            Transport::Tcp => {
-                let server = tcp::Server::new(listener);
-                loop {
-                    rest_after(server.serve(&on_connected, on_error).await).await;
-                }
-            }
-            Transport::RtuOverTcp => {
-                let server = rtu_over_tcp::Server::new(listener);
-                loop {
-                    rest_after(server.serve(&on_connected, on_error).await).await;
-                }
-            }
-        }
-    };
-    token.run_until_cancelled(serve).await;
-}
-
-/// Accepting fails when the process is out of file descriptors, and works again when some are closed.
-async fn rest_after(result: io::Result<()>) {
-    if let Err(error) = result {
-        tracing::warn!(%error, "failed to accept a connection; trying again");
-    }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-}
-
-/// Meters that are being served. Dropping it ends them.
-pub struct Served {
-    /// Where each endpoint is served, by its name; where two MeterPollers have an endpoint of one name, the
-    /// second is under `<meterpoller>/<endpoint>`.
-    pub addresses: BTreeMap<String, SocketAddr>,
-    tasks: TaskTracker,
-    guard: DropGuard,
-}
-
-impl Served {
-    /// Stops serving and waits until every listener is closed.
-    pub async fn shutdown(self) {
-        drop(self.guard);
-        self.tasks.wait().await;
-    }
-}
-
-/// Serves the meters of one configuration with load curves, by the machine's clock.
-///
-/// # Errors
-/// Where it cannot be simulated, or a port cannot be listened on.
-pub async fn simulate_config(
-    config: &PollerConfig,
-    listen: IpAddr,
-    ports: Ports,
-) -> Result<Served, ServeError> {
-    let configs = std::slice::from_ref(config);
-    let simulation = Simulation::new(configs, LoadSource::default(), system_clock())?;
-    simulation.serve(listen, ports).await
 }

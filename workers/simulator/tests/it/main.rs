@@ -1,0 +1,8 @@
+//! The simulator from the wire: a Modbus client of its own reads simulated meters and decodes what it gets.
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod values;
