@@ -6,7 +6,8 @@
 //! 3. [`resolve`]: resources to files, with every check that needs a look at several documents; and
 //!    [`conflict`], those that need a look at all MeterPollers.
 //! 4. [`manifest`]: a folder of YAML to resources, with every check of the API server, offline.
-//! 5. [`address`] and [`mod@hash`]: one form for an endpoint's address, and a name for a configuration.
+//! 5. [`report`]: what the workers say of themselves, and the paths they find things under.
+//! 6. [`address`] and [`mod@hash`]: one form for an endpoint's address, and a name for a configuration.
 
 pub mod address;
 pub mod conflict;
@@ -15,6 +16,7 @@ pub mod manifest;
 pub mod pipeline;
 pub mod poller;
 pub mod problem;
+pub mod report;
 pub mod resolve;
 
 pub use address::EndpointAddress;
