@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod library;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod values;
