@@ -1,1 +1,33 @@
-//! Placeholder.
+//! Stores the records of topics in a database, each exactly once.
+//!
+//! The cores, without IO:
+//! 1. [`assignment`]: where to start reading a partition, and whether it is still the same topic;
+//! 2. [`batcher`]: when messages become a batch;
+//! 3. [`dedupe`]: which records the table has already;
+//! 4. [`batch`]: from messages to what is stored in one transaction;
+//! 5. [`partition`]: the four together, for one partition.
+//!
+//! At the rims: [`source`] reads from Kafka, [`sink`] stores, [`writer`] owns the sink, [`run`] is the main
+//! loop, [`state`] answers `/livez`, `/readyz` and `/status`, and [`app`] is the process.
+//!
+//! *Exactly once* rests on the sink alone: it holds the next offset of each partition in the transaction
+//! that stores the rows, behind an epoch that each new owner raises. The broker's own committed offsets
+//! are for lag tools.
+
+pub mod assignment;
+pub mod backoff;
+pub mod batch;
+pub mod batcher;
+pub mod dedupe;
+pub mod partition;
+pub mod run;
+pub mod sink;
+pub mod source;
+pub mod state;
+pub mod writer;
+
+#[cfg(all(feature = "kafka", feature = "postgres"))]
+pub mod app;
+
+pub use run::run;
+pub use state::PipelineState;

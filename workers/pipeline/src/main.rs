@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `corrente-pipeline`: the pipeline worker's process.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    corrente_pipeline::app::main()
+}

@@ -136,6 +136,12 @@ pub trait Source: Send {
     /// The next event; waits for it. Safe to cancel: nothing is lost.
     fn next(&mut self) -> impl Future<Output = SourceEvent> + Send;
 
+    /// The broker's own name for its cluster, which stays the same whatever address it is reached by.
+    ///
+    /// # Errors
+    /// Where the broker cannot be asked.
+    fn cluster(&self) -> impl Future<Output = Result<Arc<str>, BrokerError>> + Send;
+
     /// Starts reading assigned partitions.
     fn start(&mut self, starts: Vec<(TopicPartition, Start)>);
 

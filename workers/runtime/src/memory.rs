@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -31,6 +32,7 @@ pub struct MemoryBroker {
 }
 
 struct Shared {
+    cluster: Arc<str>,
     topics: Mutex<BTreeMap<TopicPartition, Log>>,
     sources: AtomicUsize,
     changed: Notify,
@@ -51,6 +53,8 @@ impl MemoryBroker {
         Self {
             partitions: partitions.max(1),
             shared: Arc::new(Shared {
+                // Offsets of one broker mean nothing in the next, so each has a name of its own.
+                cluster: format!("memory-{:016x}", RandomState::new().hash_one(())).into(),
                 topics: Mutex::default(),
                 sources: AtomicUsize::new(0),
                 changed: Notify::new(),
@@ -199,6 +203,10 @@ impl Source for MemorySource {
             }
             changed.await;
         }
+    }
+
+    async fn cluster(&self) -> Result<Arc<str>, BrokerError> {
+        Ok(self.broker.shared.cluster.clone())
     }
 
     fn start(&mut self, starts: Vec<(TopicPartition, Start)>) {

@@ -1,0 +1,72 @@
+//! Where rows go: one narrow trait, and what stands behind it.
+//!
+//! The sink is the truth of how far a partition is stored. It keeps, with the rows and in the same
+//! transaction, one row per partition: the next offset, the epoch of the claim that may write, and the
+//! fingerprint of the last message; and one mark per stream. Whoever takes a partition raises the epoch,
+//! so that a worker that lost the partition and does not know it yet is refused.
+
+use std::{collections::HashMap, future::Future};
+
+use crate::{
+    assignment::Position,
+    batch::{Batch, Place},
+};
+
+pub mod columns;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod sqlite;
+
+/// What the sink knows of a partition, at the time of the claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// The epoch under which batches are stored from now on; earlier ones are refused.
+    pub epoch: i64,
+    /// How far the partition is stored; `None` where nothing of it ever was.
+    pub position: Option<Position>,
+    /// The highest stored `seq` of each stream.
+    pub marks: HashMap<String, u64>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Rows that are in the table.
+    pub rows: u64,
+    /// Records that are among the dead letters.
+    pub dead_letters: u64,
+}
+
+/// Why the sink did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// Another worker has the partition, or the row is not where we left it. The batch must be dropped and
+    /// the partition claimed again.
+    #[error("{0}")]
+    Fenced(String),
+    /// Something that passes, or that a person must put right; the same is tried again for ever.
+    #[error("{0}")]
+    Retry(String),
+}
+
+/// A place to store rows in, exactly once.
+pub trait Sink: Send + 'static {
+    /// Makes sure that the database answers and that the tables are there.
+    ///
+    /// # Errors
+    /// [`SinkError::Retry`].
+    fn open(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Takes a partition over: raises its epoch and tells how far it is stored.
+    ///
+    /// # Errors
+    /// [`SinkError::Retry`].
+    fn claim(&mut self, place: &Place) -> impl Future<Output = Result<Claimed, SinkError>> + Send;
+
+    /// Stores a batch: rows, dead letters, marks and offset, all or nothing. A batch whose storing was
+    /// not confirmed may be stored again: the sink recognises it.
+    ///
+    /// # Errors
+    /// [`SinkError::Fenced`] where the partition is not ours any more, else [`SinkError::Retry`].
+    fn store(&mut self, batch: &Batch) -> impl Future<Output = Result<Stored, SinkError>> + Send;
+}

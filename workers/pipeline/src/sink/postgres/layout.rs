@@ -1,0 +1,166 @@
+//! What columns the table has, as the catalog tells: what is in the table wins over every declaration.
+
+use std::collections::HashMap;
+
+use corrente_crds::pipeline::ColumnType;
+use tokio_postgres::{Error, GenericClient, types::Oid};
+
+use super::encode::PgType;
+
+/// The record's own columns, and how they are made.
+pub const OWN: [(&str, &str); 7] = [
+    ("ts", "timestamptz NOT NULL"),
+    ("meter", "text NOT NULL"),
+    ("slot", "timestamptz"),
+    ("stream", "text"),
+    ("seq", "bigint"),
+    ("quality", "text"),
+    ("bad", "jsonb"),
+];
+
+/// The columns of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Name and type, in the table's order.
+    pub columns: Vec<(String, PgType)>,
+    index: HashMap<String, usize>,
+    /// Changes whenever a column is added, dropped or altered.
+    pub stamp: String,
+}
+
+/// `CREATE TABLE`'s word for a type.
+#[must_use]
+pub fn sql_type(column: ColumnType) -> &'static str {
+    match column {
+        ColumnType::Float8 => "double precision",
+        ColumnType::Bigint => "bigint",
+        ColumnType::Numeric => "numeric(20,0)",
+        ColumnType::Text => "text",
+        ColumnType::Boolean => "boolean",
+    }
+}
+
+/// The type by its number in the catalog (`pg_type.dat`); `modifier` is PostgreSQL's `atttypmod`.
+fn pg_type(oid: Oid, modifier: i32, name: &str) -> PgType {
+    match oid {
+        16 => PgType::Boolean,
+        20 => PgType::Int8,
+        21 => PgType::Int2,
+        23 => PgType::Int4,
+        25 | 1043 => PgType::Text,
+        700 => PgType::Float4,
+        701 => PgType::Float8,
+        1184 => PgType::Timestamptz,
+        // Precision and scale, offset by the size of a header (numeric.c, make_numeric_typmod).
+        1700 => PgType::Numeric((modifier >= 4).then_some(((modifier - 4) & 0x7ff) as i16)),
+        3802 => PgType::Jsonb,
+        _ => PgType::Other(name.to_owned()),
+    }
+}
+
+impl Layout {
+    /// The columns of a table; none where there is no such table.
+    pub async fn read(client: &impl GenericClient, schema: &str, table: &str) -> Result<Self, Error> {
+        let rows = client
+            .query(
+                "WITH c AS ( \
+                     SELECT a.attnum, a.attname::text AS name, a.atttypid, a.atttypmod, \
+                            format_type(a.atttypid, a.atttypmod) AS type, \
+                            a.attgenerated <> '' OR a.attidentity = 'a' AS made \
+                     FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid \
+                     JOIN pg_namespace n ON n.oid = t.relnamespace \
+                     WHERE n.nspname = $1 AND t.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped) \
+                 SELECT name, atttypid, atttypmod, type, made, \
+                        (SELECT md5(string_agg(concat_ws(':', attnum, name, type, made), ',' ORDER BY attnum)) FROM c) \
+                 FROM c ORDER BY attnum",
+                &[&schema, &table],
+            )
+            .await?;
+        let mut layout = Self::default();
+        for row in rows {
+            let (name, oid, modifier): (String, Oid, i32) =
+                (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let (type_name, made): (String, bool) = (row.try_get(3)?, row.try_get(4)?);
+            layout.stamp = row.try_get(5)?;
+            let kind = if made {
+                PgType::Other(format!("{type_name}, which the database makes itself"))
+            } else {
+                pg_type(oid, modifier, &type_name)
+            };
+            layout.index.insert(name.clone(), layout.columns.len());
+            layout.columns.push((name, kind));
+        }
+        Ok(layout)
+    }
+
+    /// Where a column is in [`Layout::columns`].
+    #[must_use]
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    /// The record's own columns, found in the table.
+    ///
+    /// # Errors
+    /// Which column has a type that the worker cannot write.
+    pub fn check_own(&self, table: &str) -> Result<(), String> {
+        let wanted = [
+            PgType::Timestamptz,
+            PgType::Text,
+            PgType::Timestamptz,
+            PgType::Text,
+            PgType::Int8,
+            PgType::Text,
+            PgType::Jsonb,
+        ];
+        for ((name, sql), wanted) in OWN.iter().zip(wanted) {
+            let found = self.position(name).and_then(|at| self.columns.get(at));
+            if found.is_none_or(|(_, found)| *found != wanted) {
+                let kind = sql.trim_end_matches(" NOT NULL");
+                return Err(format!(
+                    "the column \"{name}\" of the table {table} must have the type {kind}: name another table, \
+                     or alter this one"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(columns: &[(&str, PgType)]) -> Self {
+        let mut layout = Self::default();
+        for (name, kind) in columns {
+            layout.index.insert((*name).to_owned(), layout.columns.len());
+            layout.columns.push(((*name).to_owned(), kind.clone()));
+        }
+        layout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_numerics_scale() {
+        for (modifier, scale) in [
+            (-1, None),
+            (((20 << 16) | 0) + 4, Some(0)),
+            (((12 << 16) | 3) + 4, Some(3)),
+        ] {
+            assert_eq!(pg_type(1700, modifier, "numeric"), PgType::Numeric(scale));
+        }
+        assert_eq!(pg_type(2950, -1, "uuid"), PgType::Other("uuid".to_owned()));
+    }
+
+    #[test]
+    fn says_which_own_column_has_the_wrong_type() {
+        let layout = Layout::of(&[("ts", PgType::Other("date".to_owned()))]);
+        assert!(
+            layout
+                .check_own("t")
+                .unwrap_err()
+                .contains("\"ts\" of the table t must have the type timestamptz")
+        );
+    }
+}

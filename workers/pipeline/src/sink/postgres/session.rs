@@ -1,0 +1,89 @@
+//! A connection to PostgreSQL and its settings.
+//!
+//! The URL is read from its file at each connect, because the file may appear late and its Secret may
+//! change. Both ends probe the connection, so that neither waits for hours for one that vanished: a worker
+//! that is cut off holds its rows for seconds. There is no TLS yet: a URL that requires it is refused.
+
+use std::{path::Path, time::Duration};
+
+use tokio_postgres::{Client, Config, NoTls, config::SslMode};
+
+/// The longest a connect may take, per address.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Set once per connection. Rows and offsets are in one database, so a commit need not wait for the disk:
+/// what a crash takes, it takes of both, and the epoch's row tells the worker to read it again.
+const SETTINGS: &str = "
+    SET TIME ZONE 'UTC';
+    SET client_min_messages = warning;
+    SET default_transaction_isolation = 'read committed';
+    SET synchronous_commit = off;
+    SET lock_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '30s';
+    SET tcp_keepalives_idle = 5;
+    SET tcp_keepalives_interval = 2;
+    SET tcp_keepalives_count = 3;
+    SET tcp_user_timeout = 15000;
+";
+
+/// Connects with the URL in `url_file`.
+///
+/// # Errors
+/// A sentence without the URL, which holds a password.
+pub async fn connect(url_file: &Path, application: &str) -> Result<Client, String> {
+    let file = url_file.display();
+    let url = tokio::fs::read_to_string(url_file)
+        .await
+        .map_err(|error| format!("failed to read the database's URL from {file}: {error}"))?;
+    let mut config: Config = url.trim().parse().map_err(|_| {
+        format!(
+            "the database's URL in {file} cannot be read: write postgres://user:password@host:5432/database, \
+             with %-escapes for special characters of the password"
+        )
+    })?;
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(format!(
+            "the database's URL in {file} requires TLS, which the worker does not speak yet"
+        ));
+    }
+    // The server keeps 63 bytes of it.
+    config
+        .application_name(application.chars().take(60).collect::<String>())
+        .connect_timeout(CONNECT)
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(2))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(15));
+    let (client, connection) = config
+        .connect(NoTls)
+        .await
+        .map_err(|error| format!("failed to connect to the database: {}", describe(&error)))?;
+    // Ends by itself when the client is dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = describe(&error), "the connection ended");
+        }
+    });
+    client
+        .batch_execute(SETTINGS)
+        .await
+        .map_err(|error| format!("failed to set up the connection: {}", describe(&error)))?;
+    Ok(client)
+}
+
+/// What the database said, or what happened to the connection, with the cause behind it.
+#[must_use]
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    if let Some(db) = error.as_db_error() {
+        let detail = db
+            .detail()
+            .map(|detail| format!(" ({detail})"))
+            .unwrap_or_default();
+        return format!("{}{detail} [{}]", db.message(), db.code().code());
+    }
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
