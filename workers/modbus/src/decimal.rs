@@ -180,8 +180,8 @@ impl Decimal {
     #[must_use]
     pub fn divided(self, divisor: Self) -> Option<Self> {
         // As many digits as the dividend can carry are moved in front of the point before dividing.
-        let spare = 37u32.checked_sub(self.mantissa.unsigned_abs().checked_ilog10().unwrap_or(0))?;
-        let spare = spare.saturating_sub(1);
+        let digits = self.mantissa.unsigned_abs().checked_ilog10().unwrap_or(0);
+        let spare = 36u32.saturating_sub(digits);
         let dividend = self.mantissa.checked_mul(10i128.checked_pow(spare)?)?;
         let quotient = Self::new(dividend, 0).divided_to_integer(Self::new(divisor.mantissa, 0))?;
         let exponent = self
@@ -255,6 +255,16 @@ mod tests {
         }
         assert_eq!(Decimal::new(1, 0).divided_to_integer(Decimal::new(0, 0)), None);
         assert_eq!(Decimal::new(1, 90).divided_to_integer(Decimal::new(1, 0)), None);
+    }
+
+    #[test]
+    fn divides_the_widest_mantissas() {
+        let wide = Decimal::new(-(10i128.pow(38) + 1), 0);
+        assert_eq!(wide.divided(Decimal::new(1, 3)).unwrap().to_f64(), Some(-1e35));
+        assert_eq!(
+            Decimal::new(1, 0).divided(Decimal::new(3, 0)).unwrap().to_f64(),
+            Some(1.0 / 3.0)
+        );
     }
 
     proptest! {
