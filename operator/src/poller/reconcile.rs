@@ -1,0 +1,166 @@
+//! A look at a MeterPoller: the stages in their order.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use corrente_crds::MeterPoller;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use kube::{Resource, ResourceExt, runtime::controller::Action};
+
+use super::{
+    build,
+    dereference::{self, Live},
+    status::{self as verdict, Refusal, Seen},
+    validate::{self, ValidatedPoller},
+};
+use crate::{
+    apply::{self, Applier},
+    conditions,
+    context::{Context, GuardedPoller, Key},
+    events, prune, status,
+    vocabulary::{labels, reasons},
+};
+
+/// Why a look failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The objects could not be applied.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// What is not wanted any more could not be deleted.
+    #[error(transparent)]
+    Prune(#[from] prune::Error),
+    /// The status could not be written.
+    #[error(transparent)]
+    Status(#[from] status::Error),
+}
+
+impl Error {
+    /// The category for metrics.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Apply(error) => error.category(),
+            Self::Prune(_) => "prune",
+            Self::Status(_) => "status",
+        }
+    }
+}
+
+/// Looks at a MeterPoller, and says when to look again although nothing changes.
+///
+/// # Errors
+/// Where the cluster does not do as it is asked; the look is to be repeated.
+pub async fn reconcile(object: &GuardedPoller, context: &Context) -> Result<Action, Error> {
+    let key = Key::of(object);
+    let settled = Action::requeue(context.settings.timing.resync);
+    if !context.settings.namespaces.contain(&key.namespace) || object.meta().deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let about = object.object_ref(&());
+    let poller = match &object.0 {
+        Ok(poller) => poller,
+        Err(invalid) => {
+            let (client, recorder) = (&context.client, &context.recorder);
+            status::write_unreadable::<MeterPoller>(client, recorder, &invalid.metadata, &about, &invalid.error)
+                .await?;
+            return Ok(settled);
+        }
+    };
+    let live = dereference::live(poller, &context.stores);
+    let found = dereference::dereference(poller, context);
+    let next = match validate::validate(&found) {
+        Ok(valid) => carry_out(poller, &valid, &live, &about, context).await?,
+        Err(problems) => {
+            let sentences = problems.iter().map(ToString::to_string).collect();
+            refuse(poller, reasons::INVALID, sentences, &live, &about, context).await?
+        }
+    };
+    Ok(next.map_or(settled, Action::requeue))
+}
+
+async fn carry_out(
+    poller: &MeterPoller,
+    valid: &ValidatedPoller,
+    live: &Live,
+    about: &ObjectReference,
+    context: &Context,
+) -> Result<Option<Duration>, Error> {
+    let resources = build::build(valid, &context.settings);
+    let current: BTreeSet<String> =
+        resources.config_maps.iter().map(ResourceExt::name_any).chain(resources.deployments.iter().map(ResourceExt::name_any)).collect();
+    match apply(valid, resources, live, about, context).await {
+        Ok(()) => {}
+        Err(error @ apply::Error::NameTaken { .. }) => {
+            refuse(poller, reasons::NAME_TAKEN, vec![error.to_string()], live, about, context).await?;
+            return Ok(Some(TAKEN));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let inventory = prune::Inventory {
+        deployments: &live.deployments,
+        config_maps: &live.config_maps,
+        pods: &live.pods,
+        current: &current,
+        series: labels::SHARD,
+    };
+    let gone = prune::prune(&context.client, &context.memory, &valid.key.namespace, &inventory).await?;
+    if gone > 0 {
+        let note = format!("deleted the Deployments of {gone} removed shards");
+        events::normal(&context.recorder, about, reasons::PRUNED, &note).await;
+    }
+    let written = status::current(poller, &context.memory);
+    let pods: Vec<&str> = live.pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+    let waits: Vec<String> = pods.iter().filter_map(|uid| context.waits.sentence(uid)).collect();
+    let reports = context.reports.of_pollers(&live.pods);
+    let seen = Seen { pods: &live.pods, reports: &reports, waits: &waits };
+    let desired = verdict::of(valid, &seen, &written, poller.metadata.generation, Timestamp::now());
+    Ok(status::write(context, poller, about, &written, desired).await?)
+}
+
+/// How soon to see whether a taken name is free.
+const TAKEN: Duration = Duration::from_secs(30);
+
+async fn apply(
+    valid: &ValidatedPoller,
+    resources: build::Resources,
+    live: &Live,
+    about: &ObjectReference,
+    context: &Context,
+) -> Result<(), apply::Error> {
+    let applier = Applier {
+        client: &context.client,
+        memory: &context.memory,
+        namespace: &valid.key.namespace,
+        owner: &valid.uid,
+    };
+    for config_map in &resources.config_maps {
+        applier.config_map(config_map, &live.config_maps).await?;
+    }
+    let mut applied = Vec::new();
+    for (deployment, shard) in resources.deployments.into_iter().zip(&valid.shards) {
+        let name = deployment.name_any();
+        let before = live.deployments.iter().find(|live| live.name_any() == name);
+        if applier.deployment(deployment, before.map(Arc::as_ref)).await? {
+            applied.push(format!("{name} to {}", shard.revision.as_str()));
+        }
+    }
+    if !applied.is_empty() {
+        let note = format!("set {}", conditions::sentences(&applied, 4));
+        events::normal(&context.recorder, about, reasons::APPLIED, &note).await;
+    }
+    Ok(())
+}
+
+async fn refuse(
+    poller: &MeterPoller,
+    reason: &'static str,
+    sentences: Vec<String>,
+    live: &Live,
+    about: &ObjectReference,
+    context: &Context,
+) -> Result<Option<Duration>, Error> {
+    let refusal = Refusal { reason, sentences, runs: !live.deployments.is_empty() };
+    let written = status::current(poller, &context.memory);
+    let desired = verdict::refused(&refusal, &written, poller.metadata.generation, Timestamp::now());
+    Ok(status::write(context, poller, about, &written, desired).await?)
+}
