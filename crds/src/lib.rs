@@ -10,6 +10,11 @@
 //! refused by the schema or by a CEL rule, with a sentence that says what to change; what needs a look
 //! at several documents is checked by `corrente-config`.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns share their type, and the lint takes the arguments of each for attributes"
+)]
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 

@@ -1,5 +1,12 @@
 //! The committed files are what the types say, and what the API server asks of them holds.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail as loudly as the tests themselves"
+)]
+
 use std::{fs, path::Path};
 
 use corrente_crds::{

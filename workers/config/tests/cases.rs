@@ -1,5 +1,12 @@
 //! The offline check gives the verdicts of the table that the API server is held to.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail as loudly as the tests themselves"
+)]
+
 use corrente_config::manifest::check::Checker;
 use corrente_crds::cases;
 

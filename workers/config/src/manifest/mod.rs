@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use corrente_crds::{MeterPoller, MeterProfile, TelemetryPipeline};
+use corrente_crds::{MeterPoller, MeterPollerSpec, MeterProfile, TelemetryPipeline};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -42,6 +42,8 @@ pub struct Loaded {
     /// What is wrong, in the order of the files.
     pub problems: Vec<FileProblem>,
     sources: BTreeMap<Key, Source>,
+    /// MeterProfiles that are there, but wrong.
+    refused_profiles: BTreeSet<String>,
 }
 
 /// What the resources become, and what is wrong with them together.
@@ -143,6 +145,14 @@ fn find(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 impl Loaded {
+    /// Adds the documents of a text as if a file of that name held them.
+    pub fn add(&mut self, file: &Path, text: &str) {
+        match Checker::new() {
+            Ok(checker) => self.read(file, text, &checker),
+            Err(error) => self.file_problem(file, error.to_string()),
+        }
+    }
+
     fn file_problem(&mut self, file: &Path, message: String) {
         self.problems.push(FileProblem {
             file: file.to_owned(),
@@ -188,7 +198,12 @@ impl Loaded {
                 Some(found) if found.is_empty() => {
                     problems.extend(self.keep(file, &node, kind, value.clone()).err());
                 }
-                Some(found) => problems = found,
+                Some(found) => {
+                    if kind == "MeterProfile" {
+                        self.refused_profiles.insert(name.to_owned());
+                    }
+                    problems = found;
+                }
             }
         }
         let mut problems: Vec<FileProblem> = problems
@@ -278,7 +293,7 @@ impl Loaded {
             match resolve_poller(namespace, name, spec, &profiles) {
                 Ok(poller) if problems.is_empty() => resolved.pollers.push(poller),
                 Ok(_) => {}
-                Err(found) => problems.extend(found),
+                Err(found) => problems.extend(self.after_refused_profiles(spec, found)),
             }
             let located = problems
                 .into_iter()
@@ -300,6 +315,25 @@ impl Loaded {
             }
         }
         resolved
+    }
+}
+
+impl Loaded {
+    /// A profile that is wrong itself is not missing: the problem with it is told already.
+    fn after_refused_profiles(&self, spec: &MeterPollerSpec, mut problems: Vec<Problem>) -> Vec<Problem> {
+        for (path, meter) in crate::resolve::meters(spec) {
+            let refused = meter
+                .profile
+                .as_ref()
+                .filter(|p| self.refused_profiles.contains(*p));
+            let (Some(profile), path) = (refused, format!("{path}.profile")) else {
+                continue;
+            };
+            for problem in problems.iter_mut().filter(|problem| problem.path == path) {
+                problem.message = format!("MeterProfile {profile:?} is refused itself: correct it first");
+            }
+        }
+        problems
     }
 }
 

@@ -46,6 +46,24 @@ const PATTERNS: [(&str, &str); 10] = [
     ),
 ];
 
+/// What types are called elsewhere, and here.
+const OTHER_NAMES: [(&str, &str); 14] = [
+    ("uint16", "u16"),
+    ("int16", "i16"),
+    ("uint32", "u32"),
+    ("int32", "i32"),
+    ("uint64", "u64"),
+    ("int64", "i64"),
+    ("float", "f32"),
+    ("float32", "f32"),
+    ("float64", "f64"),
+    ("double", "f64"),
+    ("boolean", "bool"),
+    ("bit", "bool"),
+    ("text", "string"),
+    ("ascii", "string"),
+];
+
 /// What one finding of the schema check says. `schema` is the whole schema it was checked against.
 pub(super) fn problems(error: &ValidationError<'_>, schema: &Value) -> Vec<Problem> {
     let path = dotted(error.instance_path().as_str());
@@ -112,8 +130,8 @@ fn unknown_field(field: &str, here: Option<&Value>) -> String {
 fn missing(field: &str, here: Option<&Value>) -> String {
     let about = here
         .and_then(|schema| schema["properties"][field]["description"].as_str())
-        .and_then(|text| text.split_terminator(['.', '\n', ':']).next())
-        .map(|sentence| format!(" ({sentence})"))
+        .and_then(|text| text.split(['.', '\n', ':', '(']).next())
+        .map(|sentence| format!(" ({})", sentence.trim_end()))
         .unwrap_or_default();
     format!("`{field}`{about} is missing: write it")
 }
@@ -159,7 +177,12 @@ fn none_of(instance: &Value, options: &Value, given: &str) -> String {
         .map(|all| all.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     let all = options.join(", ");
-    match closest(instance.as_str().unwrap_or_default(), &options) {
+    let word = instance.as_str().unwrap_or_default();
+    let here = OTHER_NAMES
+        .iter()
+        .find(|(other, name)| other.eq_ignore_ascii_case(word) && options.contains(name))
+        .map(|(_, name)| *name);
+    match here.or_else(|| closest(word, &options)) {
         Some(meant) => format!("{given} is none of {all}; did you mean {meant}?"),
         None => format!("{given} is none of {all}: write one of them"),
     }

@@ -10,4 +10,5 @@ mod pipeline;
 mod poller;
 
 pub use pipeline::{URL_FILE, resolve_pipeline};
+pub(crate) use poller::meters;
 pub use poller::{ResolvedPoller, resolve_poller};

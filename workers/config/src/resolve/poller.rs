@@ -103,7 +103,7 @@ pub fn resolve_poller(
 }
 
 /// Every meter with its place.
-fn meters(spec: &MeterPollerSpec) -> impl Iterator<Item = (String, &Meter)> {
+pub(crate) fn meters(spec: &MeterPollerSpec) -> impl Iterator<Item = (String, &Meter)> {
     spec.endpoints.iter().enumerate().flat_map(|(e, endpoint)| {
         endpoint
             .meters

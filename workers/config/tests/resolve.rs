@@ -1,0 +1,353 @@
+//! Resources to configurations, and the checks across documents.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail as loudly as the tests themselves"
+)]
+
+use std::collections::BTreeMap;
+
+use corrente_config::{
+    EndpointAddress,
+    conflict::{Claim, Owner, conflicts},
+    hash,
+    pipeline::SinkConfig,
+    resolve::{URL_FILE, resolve_pipeline, resolve_poller},
+};
+use corrente_crds::{
+    MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec,
+    pipeline::ColumnType::{self, Bigint, Boolean, Float8, Numeric, Text},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn poller(endpoints: Value) -> MeterPollerSpec {
+    serde_json::from_value(json!({
+        "interval": "10s",
+        "registerMaps": [{"name": "own", "registers": [
+            {"name": "flow", "address": 0, "function": "input", "type": "u16"}]}],
+        "endpoints": endpoints,
+        "output": {"kafka": {"bootstrapServers": ["kafka:9092"], "topic": "site"}},
+    }))
+    .unwrap()
+}
+
+fn profile(registers: Value) -> MeterProfileSpec {
+    let spec = json!({"vendor": "V", "model": "M", "source": ["s"], "registers": registers});
+    serde_json::from_value(spec).unwrap()
+}
+
+fn profiles() -> BTreeMap<String, MeterProfileSpec> {
+    let register = |name: &str, kind: &str, more: Value| {
+        let mut register = json!({"name": name, "address": 0, "function": "holding", "type": kind});
+        register
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        register
+    };
+    let one = [
+        register("energy", "u64", json!({})),
+        register("total", "u32", json!({"address": 10, "scale": 10})),
+        register("voltage", "u16", json!({"address": 20, "scale": 0.1})),
+        register("closed", "bool", json!({"address": 30, "bit": 1})),
+        register("serial", "string", json!({"address": 40, "length": 4})),
+    ];
+    let two = [
+        register("energy", "u32", json!({})),
+        register("total", "f32", json!({"address": 10})),
+        register("serial", "u32", json!({"address": 20})),
+    ];
+    BTreeMap::from([
+        ("one".to_owned(), profile(json!(one))),
+        ("two".to_owned(), profile(json!(two))),
+    ])
+}
+
+fn meter(name: &str, map: Value) -> Value {
+    let mut meter = json!({"name": name, "unitId": 1});
+    meter
+        .as_object_mut()
+        .unwrap()
+        .extend(map.as_object().unwrap().clone());
+    meter
+}
+
+#[test]
+fn a_shard_is_told_of_its_endpoints_and_their_maps_alone() {
+    let spec = poller(json!([
+        {"name": "a", "address": "10.0.0.1", "meters": [meter("m1", json!({"profile": "one"}))]},
+        {"name": "b", "address": "10.0.0.2", "meters": [meter("m2", json!({"registerMap": "own"}))]},
+    ]));
+    let resolved = resolve_poller("ns", "site", &spec, &profiles()).unwrap();
+    assert_eq!(resolved.meters(), 2);
+    assert_eq!(
+        resolved.maps.keys().collect::<Vec<_>>(),
+        ["map/own", "profile/one"]
+    );
+    let config = resolved.config(1, resolved.endpoints[1..].iter());
+    assert_eq!(
+        (config.shard, config.namespace.as_str(), config.name.as_str()),
+        (1, "ns", "site")
+    );
+    assert_eq!(config.maps.keys().collect::<Vec<_>>(), ["map/own"]);
+    assert_eq!(config.endpoints.len(), 1);
+    assert_eq!((config.timeout.to_string(), config.retries), ("1s".to_owned(), 1));
+    // What is written into the ConfigMap is read back as it was, and its name follows from it.
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(
+        serde_json::from_str::<corrente_config::PollerConfig>(&text).unwrap(),
+        config
+    );
+    assert_eq!(hash::of(&config).unwrap(), hash::of_bytes(text.as_bytes()));
+}
+
+#[test]
+fn a_poller_is_told_all_that_is_wrong_with_it() {
+    let spec = poller(json!([
+        {"name": "a", "address": "Gateway.site:502", "meters": [
+            meter("m1", json!({"profile": "three"})),
+            meter("m2", json!({"registerMap": "ow"})),
+            meter("m3", json!({"profile": "one", "metrics": ["volage"]})),
+        ]},
+        {"name": "b", "address": "gateway.site.", "meters": [
+            meter("m1", json!({"profile": "broken", "labels": {"flow": "x"}})),
+            meter("m4", json!({"profile": "broken"})),
+            meter("m5", json!({"registerMap": "own"})),
+        ]},
+    ]));
+    let mut profiles = profiles();
+    let broken = json!([{"name": "x", "address": 0, "function": "holding", "type": "bool"}]);
+    profiles.insert("broken".to_owned(), profile(broken));
+    let problems = resolve_poller("ns", "site", &spec, &profiles).unwrap_err();
+    let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    problems.sort();
+    let expected = [
+        (
+            "spec.endpoints[0].meters[0].profile: ",
+            "no MeterProfile \"three\"",
+        ),
+        (
+            "spec.endpoints[0].meters[1].registerMap: ",
+            "did you mean \"own\"?",
+        ),
+        (
+            "spec.endpoints[0].meters[2].metrics[0]: ",
+            "did you mean \"voltage\"?",
+        ),
+        (
+            "spec.endpoints[1].address: ",
+            "gateway.site:502 is the address of endpoint \"a\" already",
+        ),
+        (
+            "spec.endpoints[1].meters[0].labels.flow: ",
+            "a metric of this MeterPoller has this name",
+        ),
+        (
+            "spec.endpoints[1].meters[0].name: ",
+            "\"m1\" is there already, at spec.endpoints[0].meters[0]",
+        ),
+        // Told once, not for every meter.
+        (
+            "spec.endpoints[1].meters[0].profile: ",
+            "MeterProfile \"broken\": register \"x\": ",
+        ),
+    ];
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    for (problem, (path, says)) in problems.iter().zip(expected) {
+        assert!(
+            problem.starts_with(path) && problem.contains(says),
+            "{problem}\n{path}{says}"
+        );
+    }
+}
+
+fn pipeline(columns: Value) -> TelemetryPipelineSpec {
+    serde_json::from_value(json!({
+        "source": {"kafka": {"bootstrapServers": ["other:9092", "KAFKA:9092"], "topics": ["site"]}},
+        "sink": {"timescaledb": {"connectionSecret": {"name": "db", "key": "url"}, "chunkInterval": "1h"}},
+        "columns": columns,
+    }))
+    .unwrap()
+}
+
+fn columns(pollers: &[MeterPollerSpec], overrides: Value) -> BTreeMap<String, ColumnType> {
+    let pollers: Vec<_> = pollers
+        .iter()
+        .map(|spec| ("ns".to_owned(), "p".to_owned(), spec.clone()))
+        .collect();
+    resolve_pipeline("ns", "site", &pipeline(overrides), &pollers, &profiles())
+        .unwrap()
+        .columns
+}
+
+#[test]
+fn columns_follow_from_declarations() {
+    let one = poller(json!([{"name": "a", "address": "h", "meters": [
+        meter("m1", json!({"profile": "one", "labels": {"feeder": "1"}})),
+        meter("m2", json!({"registerMap": "own"})),
+    ]}]));
+    let declared = [
+        ("closed", Boolean),
+        ("energy", Numeric),
+        ("feeder", Text),
+        ("flow", Bigint),
+        ("serial", Text),
+        ("total", Bigint),
+        ("voltage", Float8),
+    ];
+    let of = |pairs: &[(&str, ColumnType)]| -> BTreeMap<String, ColumnType> {
+        pairs
+            .iter()
+            .map(|(name, column)| ((*name).to_owned(), *column))
+            .collect()
+    };
+    assert_eq!(columns(std::slice::from_ref(&one), json!([])), of(&declared));
+
+    // A second profile widens: u64 with u32, whole with float, text with number.
+    let two =
+        poller(json!([{"name": "a", "address": "i", "meters": [meter("m3", json!({"profile": "two"}))]}]));
+    let widened = columns(&[one.clone(), two.clone()], json!([]));
+    assert_eq!(
+        (widened["energy"], widened["total"], widened["serial"]),
+        (Numeric, Float8, Text)
+    );
+    assert_eq!(columns(&[two, one.clone()], json!([])), widened);
+
+    // What the pipeline says wins, also over what nothing declares.
+    let said = columns(
+        std::slice::from_ref(&one),
+        json!([{"name": "energy", "type": "float8"}, {"name": "x", "type": "text"}]),
+    );
+    assert_eq!((said["energy"], said["x"]), (Float8, Text));
+
+    // Only the metrics that are read are declared, and only by who publishes to the topic.
+    let mut some = one;
+    some.endpoints[0].meters[0].metrics = vec!["voltage".to_owned()];
+    some.endpoints[0].meters.truncate(1);
+    assert_eq!(
+        columns(&[some.clone()], json!([])),
+        of(&[("feeder", Text), ("voltage", Float8)])
+    );
+    some.output.kafka.topic = "elsewhere".to_owned();
+    assert_eq!(columns(&[some.clone()], json!([])), of(&[]));
+    some.output.kafka.topic = "site".to_owned();
+    some.output.kafka.cluster.bootstrap_servers = vec!["third:9092".to_owned()];
+    assert_eq!(columns(&[some], json!([])), of(&[]));
+}
+
+#[test]
+fn a_pipeline_is_told_where_and_what() {
+    let config = resolve_pipeline("ns", "site", &pipeline(json!([])), &[], &profiles()).unwrap();
+    assert_eq!(config.group, "corrente.ns.site");
+    let SinkConfig::Postgres {
+        url_file,
+        schema,
+        table,
+        hypertable,
+    } = config.sink
+    else {
+        panic!("not PostgreSQL");
+    };
+    assert_eq!(
+        (url_file.to_str(), schema.as_str(), table.as_str()),
+        (Some(URL_FILE), "public", "readings")
+    );
+    assert_eq!(hypertable.unwrap().chunk_interval_millis, Some(3_600_000));
+}
+
+#[test]
+fn the_older_keeps_what_both_claim() {
+    let a = poller(
+        json!([{"name": "x", "address": "10.0.0.1", "meters": [meter("m1", json!({"registerMap": "own"}))]}]),
+    );
+    let b = poller(json!([
+        {"name": "y", "address": "10.0.0.1:502", "meters": [meter("m2", json!({"registerMap": "own"}))]},
+        {"name": "z", "address": "10.0.0.2", "meters": [meter("m1", json!({"registerMap": "own"}))]},
+    ]));
+    let owner = |name: &str, created, spec| Owner {
+        namespace: "ns".to_owned(),
+        name: name.to_owned(),
+        created,
+        spec,
+    };
+    // `b` comes first in the list: age alone counts.
+    let found = conflicts(&[owner("b", 2, &b), owner("a", 1, &a)]);
+    assert_eq!(found.len(), 1);
+    let of_b = &found[&("ns".to_owned(), "b".to_owned())];
+    assert_eq!(
+        of_b[0].claim,
+        Claim::Endpoint(EndpointAddress::normalise("10.0.0.1").unwrap())
+    );
+    assert_eq!(of_b[0].owner, ("ns".to_owned(), "a".to_owned()));
+    assert_eq!(of_b[1].path, "spec.endpoints[1].meters[0].name");
+    assert!(
+        of_b[0]
+            .problem()
+            .to_string()
+            .contains("polled by the older MeterPoller ns/a")
+    );
+    assert!(
+        of_b[1]
+            .problem()
+            .to_string()
+            .contains("publishes a meter \"m1\" to topic site too")
+    );
+    assert_eq!(of_b.len(), 2);
+    // Of equal age, the name decides.
+    assert!(
+        conflicts(&[owner("b", 1, &a), owner("a", 1, &a)]).contains_key(&("ns".to_owned(), "b".to_owned()))
+    );
+    // Another topic is another record, another cluster too; the gateway is the same.
+    let mut elsewhere = a.clone();
+    elsewhere.output.kafka.cluster.bootstrap_servers = vec!["third:9092".to_owned()];
+    let found = conflicts(&[owner("a", 1, &a), owner("c", 2, &elsewhere)]);
+    assert_eq!(found[&("ns".to_owned(), "c".to_owned())].len(), 1);
+}
+
+proptest! {
+    /// Every gateway that anyone names is polled by exactly one, in whatever order the resources are listed.
+    #[test]
+    fn every_gateway_has_exactly_one_owner(
+        addresses in prop::collection::vec(prop::collection::btree_set(0_u8..6, 1..5), 1..6),
+        ages in prop::collection::vec(0_i64..3, 6),
+        seed in any::<u64>(),
+    ) {
+        let specs: Vec<MeterPollerSpec> = addresses
+            .iter()
+            .enumerate()
+            .map(|(p, addresses)| {
+                let endpoints: Vec<Value> = addresses
+                    .iter()
+                    .map(|a| json!({"name": format!("e{a}"), "address": format!("10.0.0.{a}"),
+                        "meters": [meter(&format!("p{p}-{a}"), json!({"registerMap": "own"}))]}))
+                    .collect();
+                poller(json!(endpoints))
+            })
+            .collect();
+        let owners: Vec<Owner<'_>> = specs
+            .iter()
+            .enumerate()
+            .map(|(p, spec)| Owner { namespace: "ns".to_owned(), name: format!("p{p}"), created: ages[p], spec })
+            .collect();
+        let found = conflicts(&owners);
+        let mut shuffled = owners.clone();
+        shuffled.sort_by_key(|o| hash::of_bytes(format!("{seed}{}", o.name).as_bytes()));
+        prop_assert_eq!(&conflicts(&shuffled), &found);
+        let mut held: BTreeMap<u8, usize> = BTreeMap::new();
+        for (p, addresses) in addresses.iter().enumerate() {
+            let lost = found.get(&("ns".to_owned(), format!("p{p}"))).map_or(0, Vec::len);
+            prop_assert!(lost <= addresses.len());
+            for a in addresses {
+                let claim = Claim::Endpoint(EndpointAddress::normalise(&format!("10.0.0.{a}")).unwrap());
+                let lost = found
+                    .get(&("ns".to_owned(), format!("p{p}")))
+                    .is_some_and(|lost| lost.iter().any(|c| c.claim == claim));
+                *held.entry(*a).or_default() += usize::from(!lost);
+            }
+        }
+        prop_assert!(held.values().all(|holders| *holders == 1), "{:?}", held);
+    }
+}
