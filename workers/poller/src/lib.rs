@@ -1,2 +1,29 @@
-//! The poller.
+//! The poller: reads meters over Modbus and publishes a record of each poll to Kafka.
+//!
+//! In the order of a reading's life:
+//! 1. [`setup`]: the configuration file becomes endpoints and meters.
+//! 2. [`endpoint`]: one task per endpoint decides which meter is next, by its slots and by how its unit has
+//!    done lately ([`backoff`]).
+//! 3. [`meter`]: one poll of one meter, over a [`line`], by a [`client`] that can only read.
+//! 4. [`spool`]: every record passes through it, and is safe once it is in.
+//! 5. [`publish`]: the spool is drained to the broker through a [`window`]; in a pod the broker is [`kafka`].
+//!
+//! [`run`] puts them together, [`state`] and [`observe`] say how they are.
+
+pub mod backoff;
+pub mod client;
+pub mod endpoint;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+pub mod line;
+pub mod meter;
+pub mod observe;
+pub mod publish;
+mod run;
+pub mod setup;
 pub mod spool;
+pub mod state;
+pub mod window;
+
+pub use run::run;
+pub use state::PollerState;

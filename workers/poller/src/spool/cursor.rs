@@ -65,7 +65,10 @@ impl CursorFile {
                 n => filled += n,
             }
         }
-        let newest = bytes.chunks_exact(SLOT).filter_map(decode).max_by_key(|slot| slot.0);
+        let newest = bytes
+            .chunks_exact(SLOT)
+            .filter_map(decode)
+            .max_by_key(|slot| slot.0);
         let (generation, cursor) = newest.unwrap_or_default();
         Ok((Self { file, generation }, cursor))
     }
@@ -100,7 +103,11 @@ fn encode(generation: u64, cursor: Cursor) -> [u8; SLOT] {
         cursor.refused,
         cursor.damaged,
     ];
-    for (place, field) in slot.iter_mut().skip(8).zip(fields.iter().flat_map(|field| field.to_le_bytes())) {
+    for (place, field) in slot
+        .iter_mut()
+        .skip(8)
+        .zip(fields.iter().flat_map(|field| field.to_le_bytes()))
+    {
         *place = field;
     }
     let crc = crc32fast::hash(slot.get(4..).unwrap_or_default()).to_le_bytes();
@@ -115,10 +122,12 @@ fn decode(slot: &[u8]) -> Option<(u64, Cursor)> {
     if crc32fast::hash(rest) != u32::from_le_bytes(*crc) {
         return None;
     }
-    let mut fields = rest
-        .get(4..)?
-        .chunks_exact(8)
-        .map(|field| field.iter().rev().fold(0, |value: u64, byte| value << 8 | u64::from(*byte)));
+    let mut fields = rest.get(4..)?.chunks_exact(8).map(|field| {
+        field
+            .iter()
+            .rev()
+            .fold(0, |value: u64, byte| value << 8 | u64::from(*byte))
+    });
     let generation = fields.next()?;
     let cursor = Cursor {
         acknowledged: fields.next()?,

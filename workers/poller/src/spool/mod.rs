@@ -168,7 +168,9 @@ impl Spool {
             }
         };
         let named = segments.back().map_or(1, |newest| newest.first);
-        let next = last.map_or(named, |last| last.saturating_add(1)).max(after_cursor);
+        let next = last
+            .map_or(named, |last| last.saturating_add(1))
+            .max(after_cursor);
         if let Some(oldest) = segments.front() {
             cursor.acknowledged = cursor.acknowledged.max(oldest.first.saturating_sub(1));
         }

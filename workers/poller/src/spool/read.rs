@@ -122,7 +122,10 @@ fn pass_over(spool: &mut Spool, index: usize, key: u64) -> Result<Position, Spoo
         spool.rotate()?;
     }
     let here = spool.segments.get(index).map_or(1, |segment| segment.first);
-    let next = spool.segments.get(index + 1).map_or(here, |segment| segment.first);
+    let next = spool
+        .segments
+        .get(index + 1)
+        .map_or(here, |segment| segment.first);
     let lost = next - 1 - key.max(here - 1).min(next - 1);
     spool.cursor.damaged += lost;
     spool.write_cursor();

@@ -33,5 +33,9 @@ pub(super) fn append(dir: &Path, max_bytes: u64, record: &Stored, reason: &str) 
         "record": String::from_utf8_lossy(&record.payload),
     }))?;
     line.push(b'\n');
-    OpenOptions::new().append(true).create(true).open(path)?.write_all(&line)
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)?
+        .write_all(&line)
 }

@@ -65,7 +65,10 @@ fn records_come_back_in_order_with_stream_and_seq() {
     let mut spool = open(&dir);
     fill(&mut spool, 50);
     assert!(segments(&dir) > 5, "{}", segments(&dir));
-    assert!(drain(&mut spool, 0).is_empty(), "what is not synced is not given out");
+    assert!(
+        drain(&mut spool, 0).is_empty(),
+        "what is not synced is not given out"
+    );
     spool.sync().unwrap();
     let all = drain(&mut spool, 0);
     assert_eq!(seqs(&all), (1..=50).collect::<Vec<_>>());
@@ -123,7 +126,10 @@ fn a_tail_torn_at_any_byte_costs_the_torn_record_alone() {
 
 #[test]
 fn garbage_and_zeros_at_the_end_are_cut() {
-    for tail in [&[0u8; 100][..], b"not a frame at all, but something else entirely"] {
+    for tail in [
+        &[0u8; 100][..],
+        b"not a frame at all, but something else entirely",
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path(), limits(ROOMY, ROOMY)).unwrap();
         fill(&mut spool, 2);
@@ -268,7 +274,9 @@ fn refused_records_are_kept_with_the_reason_within_bounds() {
     assert_eq!((&line["seq"], &line["key"]), (&20.into(), &"m".into()));
     assert_eq!(line["reason"], "the message is too large");
     assert_eq!(
-        Record::parse(line["record"].as_str().unwrap().as_bytes()).unwrap().seq,
+        Record::parse(line["record"].as_str().unwrap().as_bytes())
+            .unwrap()
+            .seq,
         Some(20)
     );
     assert!(text.len() < 2500 && dir.path().join(refused::BEFORE).exists());
@@ -291,9 +299,17 @@ fn partitions_are_settled_once_and_only_a_smaller_topic_unsettles_them() {
     assert_eq!(spool.settle_partitions("meters", 3).unwrap(), 3);
     drop(spool);
     let mut spool = open(&dir);
-    assert_eq!(spool.settle_partitions("meters", 6).unwrap(), 3, "partitions were added");
+    assert_eq!(
+        spool.settle_partitions("meters", 6).unwrap(),
+        3,
+        "partitions were added"
+    );
     assert_eq!(spool.settle_partitions("other", 6).unwrap(), 6);
-    assert_eq!(spool.settle_partitions("other", 2).unwrap(), 2, "the topic was made anew");
+    assert_eq!(
+        spool.settle_partitions("other", 2).unwrap(),
+        2,
+        "the topic was made anew"
+    );
     drop(spool);
     assert_eq!(open(&dir).settle_partitions("other", 9).unwrap(), 2);
 }
@@ -306,7 +322,10 @@ fn an_unknown_file_is_left_alone_and_a_bad_folder_is_named() {
     assert_eq!(spool.append(&reading("m", 0)).unwrap(), 1);
     let file = dir.path().join("lost+found.seg");
     let error = Spool::open(&file, limits(ROOMY, 1000)).unwrap_err().to_string();
-    assert!(error.contains("failed to create the folder") && error.contains("lost+found.seg"), "{error}");
+    assert!(
+        error.contains("failed to create the folder") && error.contains("lost+found.seg"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,147 @@
+//! A poller from start to end, in a pod or within `corrente local`.
+//!
+//! Start: the endpoints are set up, the spool is opened, then the publisher, the syncing of the spool and one
+//! task per endpoint begin. End, within five seconds: no poll begins any more; the polls under way end; the
+//! spool is synced; the publisher sends what it can until the time is up; what it could not stays in the spool.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use corrente_config::PollerConfig;
+use corrente_runtime::broker::{DeliverySender, Producer};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, interval, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    endpoint::{self, Surroundings},
+    observe,
+    publish::Publisher,
+    setup,
+    spool::{Limits, Spool, shared::SharedSpool},
+    state::PollerState,
+    window::WindowLimits,
+};
+
+/// How long the end may take, the leaving of the process aside.
+const FAREWELL: Duration = Duration::from_secs(4);
+
+/// Runs a poller until `shutdown` is cancelled. `producer` makes the producer, given the channel for its
+/// deliveries; `spool_dir` is this poller's own.
+///
+/// # Errors
+/// Where the spool cannot be opened, the producer cannot be made, or a task ends that should not.
+pub async fn run<P, F>(
+    config: PollerConfig,
+    spool_dir: &Path,
+    producer: F,
+    state: Arc<PollerState>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()>
+where
+    P: Producer,
+    F: FnOnce(DeliverySender) -> anyhow::Result<P>,
+{
+    let (setups, endpoint_states): (Vec<_>, Vec<_>) = setup::endpoints(&config).into_iter().unzip();
+    let limits = Limits::new(u64::try_from(config.buffer.max_bytes).unwrap_or(0));
+    let dir = spool_dir.to_owned();
+    let spool = tokio::task::spawn_blocking(move || Spool::open(&dir, limits))
+        .await
+        .context("failed to open the spool")??;
+    let stats = spool.stats();
+    tracing::info!(
+        namespace = config.namespace,
+        name = config.name,
+        shard = config.shard,
+        endpoints = setups.len(),
+        stream = stats.stream,
+        pending = stats.pending,
+        "polling begins"
+    );
+    let spool = SharedSpool::new(spool);
+
+    let (sender, deliveries) = mpsc::unbounded_channel();
+    let producer = producer(sender).context("failed to make the producer")?;
+    let drain = CancellationToken::new();
+    let mut publisher = tokio::spawn({
+        let (spool, drain, trouble) = (spool.clone(), drain.clone(), state.trouble().clone());
+        let topic = config.output.topic.clone();
+        async move {
+            let limits = WindowLimits::default();
+            Publisher::new(spool, producer, deliveries, &topic, &trouble, limits)
+                .run(drain)
+                .await;
+        }
+    });
+    let keepers = CancellationToken::new();
+    let _keepers = keepers.clone().drop_guard();
+    tokio::spawn(keepers.clone().run_until_cancelled_owned(keep_synced(
+        spool.clone(),
+        config.buffer.sync_interval.as_std(),
+        state.clone(),
+    )));
+    tokio::spawn(keepers.run_until_cancelled_owned(show_figures(spool.clone(), state.clone())));
+
+    let mut endpoints = JoinSet::new();
+    for (number, setup) in setups.into_iter().enumerate() {
+        let around = Surroundings {
+            spool: spool.clone(),
+            state: state.clone(),
+            shutdown: shutdown.clone(),
+        };
+        endpoints.spawn(endpoint::run(number, setup, around));
+    }
+    state.start(spool.clone(), endpoint_states);
+
+    let broken = tokio::select! {
+        () = shutdown.cancelled() => None,
+        Some(ended) = endpoints.join_next() => {
+            (!shutdown.is_cancelled()).then(|| format!("an endpoint's task ended: {ended:?}"))
+        }
+        ended = &mut publisher => Some(format!("the publisher ended: {ended:?}")),
+    };
+    state.stop();
+    let deadline = Instant::now() + FAREWELL;
+    shutdown.cancel();
+    // Each ends by itself within a second.
+    while endpoints.join_next().await.is_some() {}
+    if let Err(error) = spool.sync().await {
+        tracing::error!(%error, "failed to sync the spool at the end");
+    }
+    drain.cancel();
+    if !publisher.is_finished() && timeout_at(deadline, &mut publisher).await.is_err() {
+        publisher.abort();
+    }
+    let stats = spool.lock().stats();
+    observe::spool(&stats, state.lost());
+    tracing::info!(
+        pending = stats.pending,
+        records = stats.appended,
+        "polling has ended"
+    );
+    match broken {
+        Some(what) => Err(anyhow::anyhow!(what)),
+        None => Ok(()),
+    }
+}
+
+async fn keep_synced(spool: SharedSpool, every: Duration, state: Arc<PollerState>) {
+    spool
+        .keep_synced(every, |error| {
+            tracing::error!(%error, "failed to sync the spool; it is tried again");
+            state.disk_failed(error, 0);
+        })
+        .await;
+}
+
+async fn show_figures(spool: SharedSpool, state: Arc<PollerState>) {
+    let mut every = interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        let stats = spool.lock().stats();
+        observe::spool(&stats, state.lost());
+    }
+}

@@ -1,0 +1,186 @@
+//! From the configuration file to what is polled.
+//!
+//! A meter whose register map cannot be used is left out and reported as failing, with the reason; the others
+//! are polled. The operator and `corrente validate` refuse such a map before it gets here.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use corrente_config::{EndpointAddress, PollerConfig, poller::MapKey};
+use corrente_crds::poller::{Endpoint, Transport};
+use corrente_modbus::{
+    CompiledMap, CostModel,
+    schedule::{Slots, phase},
+};
+
+use crate::{
+    client::TcpConnector,
+    meter::Meter,
+    state::{EndpointState, MeterState},
+};
+
+/// A serial line behind a gateway, until it is measured: the commonest speed, and a usual meter's time to
+/// turn around.
+const SERIAL_BAUD: u32 = 9600;
+const SERIAL_TURNAROUND: Duration = Duration::from_millis(20);
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("failed to read the configuration {path}: {reason}; give another with --config")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// It is no configuration.
+    #[error("the configuration {path} is not one for a poller: {reason}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// Where and why.
+        reason: String,
+    },
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// Where it cannot be read, or is not one.
+pub fn load(path: &Path) -> Result<PollerConfig, ConfigError> {
+    let name = || path.display().to_string();
+    let bytes = fs::read(path).map_err(|error| ConfigError::Unreadable {
+        path: name(),
+        reason: error.to_string(),
+    })?;
+    serde_json::from_slice(&bytes).map_err(|error| ConfigError::Invalid {
+        path: name(),
+        reason: error.to_string(),
+    })
+}
+
+/// What a request on an endpoint is assumed to cost, for the read plans.
+#[must_use]
+pub fn cost_model(endpoint: &Endpoint) -> CostModel {
+    let pause = endpoint
+        .inter_request_delay
+        .map_or(Duration::ZERO, |delay| delay.as_std());
+    match endpoint.transport {
+        Transport::Tcp => CostModel::default(),
+        Transport::RtuOverTcp => CostModel::serial(SERIAL_BAUD, SERIAL_TURNAROUND),
+    }
+    .with_pause(pause)
+}
+
+/// An endpoint, ready to be polled.
+#[derive(Debug)]
+pub struct EndpointSetup {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How to connect to it; `None` where its address is none, and it has no meters that can be polled.
+    pub connector: Option<TcpConnector>,
+    /// The pause between an answer and the next request.
+    pub pause: Duration,
+    /// How often a request that timed out is sent again.
+    pub retries: u32,
+    /// The meters that can be polled.
+    pub meters: Vec<MeterSetup>,
+}
+
+/// A meter, ready to be polled.
+#[derive(Debug)]
+pub struct MeterSetup {
+    /// Its place in the endpoint's list, unusable meters included.
+    pub index: usize,
+    /// The meter.
+    pub meter: Meter,
+    /// When it is due.
+    pub slots: Slots,
+}
+
+/// Sets up the endpoints of a configuration, and how the status shows them before the first poll.
+#[must_use]
+pub fn endpoints(config: &PollerConfig) -> Vec<(EndpointSetup, EndpointState)> {
+    config
+        .endpoints
+        .iter()
+        .map(|endpoint| set_up(config, endpoint))
+        .collect()
+}
+
+fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, EndpointState) {
+    let address = EndpointAddress::normalise(&endpoint.address);
+    let (mut meters, mut states) = (Vec::new(), Vec::new());
+    for (index, meter) in endpoint.meters.iter().enumerate() {
+        let mut state = MeterState {
+            name: meter.name.clone(),
+            ..MeterState::default()
+        };
+        let usable = match &address {
+            Ok(address) => self::meter(config, endpoint, address, meter),
+            Err(error) => Err(error.to_string()),
+        };
+        match usable {
+            Ok((meter, slots)) => meters.push(MeterSetup { index, meter, slots }),
+            Err(reason) => {
+                tracing::error!(meter = meter.name, reason, "a meter cannot be polled");
+                state.reason = Some(reason);
+            }
+        }
+        states.push(state);
+    }
+    let setup = EndpointSetup {
+        name: endpoint.name.as_str().into(),
+        connector: address
+            .ok()
+            .map(|address| TcpConnector::new(&address, endpoint.transport, config.timeout.as_std())),
+        pause: endpoint
+            .inter_request_delay
+            .map_or(Duration::ZERO, |delay| delay.as_std()),
+        retries: config.retries,
+        meters,
+    };
+    let state = EndpointState {
+        name: endpoint.name.clone(),
+        address: endpoint.address.clone(),
+        meters: states,
+        ..EndpointState::default()
+    };
+    (setup, state)
+}
+
+fn meter(
+    config: &PollerConfig,
+    endpoint: &Endpoint,
+    address: &EndpointAddress,
+    meter: &corrente_crds::poller::Meter,
+) -> Result<(Meter, Slots), String> {
+    let key = MapKey::of(meter).ok_or("the meter names neither a profile nor a registerMap")?;
+    let map = config
+        .maps
+        .get(&key)
+        .ok_or_else(|| format!("the configuration has no register map \"{key}\""))?;
+    let map = CompiledMap::compile(map, &meter.metrics).map_err(|problems| {
+        let first = problems.first();
+        first.map_or_else(String::new, |problem| {
+            format!(
+                "register map \"{key}\", {}: {}",
+                problem.register, problem.message
+            )
+        })
+    })?;
+    let unit = u8::try_from(meter.unit_id)
+        .map_err(|_| format!("the unit id is {}; unit ids are 0 to 255", meter.unit_id))?;
+    let interval = meter.interval.unwrap_or(config.interval).as_millis();
+    // The meters of a line share its phase: they are read one after the other anyway.
+    let slots = Slots::new(interval, phase(&address.to_string(), interval));
+    let meter = Meter::new(
+        &meter.name,
+        unit,
+        meter.labels.clone(),
+        Arc::new(map),
+        cost_model(endpoint),
+    );
+    Ok((meter, slots))
+}

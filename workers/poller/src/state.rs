@@ -1,0 +1,264 @@
+//! What the poller knows of itself: behind `/livez`, `/readyz` and `/status`, and for whoever shows readings.
+//!
+//! *Ready* is when the spool is open and the endpoints are being polled. A dead meter or a broker that is
+//! away does not make a pod unready: nothing gets better by holding back a rollout or restarting a pod, and
+//! the status says it where its owner looks.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use corrente_config::report::{PollerReport, SpoolReport};
+use corrente_crds::poller::{FailingMeter, MeterCounts};
+use corrente_record::{Quality, Reading, Timestamp};
+use corrente_runtime::http::Probe;
+use serde::Serialize;
+
+use crate::{publish::Trouble, spool::shared::SharedSpool};
+
+/// The longest reason in a report.
+const REASON_LENGTH: usize = 256;
+
+/// Called with every reading, once it is in the spool. It must not block.
+pub type OnReading = Arc<dyn Fn(&Reading) + Send + Sync>;
+
+/// What the poller knows of itself.
+#[derive(Default)]
+pub struct PollerState {
+    on_reading: Option<OnReading>,
+    running: AtomicBool,
+    polls: AtomicU64,
+    skipped: AtomicU64,
+    lost: AtomicU64,
+    spool: OnceLock<SharedSpool>,
+    trouble: Arc<Trouble>,
+    disk: Trouble,
+    endpoints: Mutex<Vec<EndpointState>>,
+}
+
+/// An endpoint, in the status.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointState {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Whether the last try to connect succeeded; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connected: Option<bool>,
+    /// Why it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The meters behind it.
+    pub meters: Vec<MeterState>,
+}
+
+/// A meter, in the status.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeterState {
+    /// Its name.
+    pub name: String,
+    /// The quality of its last poll; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// The slot of that poll.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Timestamp>,
+    /// Why values were missing in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Status {
+    #[serde(flatten)]
+    report: PollerReport,
+    /// Readings that could not be written to the spool since the poller started.
+    lost: u64,
+    /// Why the spool cannot be written or synced at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<String>,
+    /// Records of the spool that could not be read back.
+    damaged: u64,
+    endpoints: Vec<EndpointState>,
+}
+
+/// A meter's place in the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MeterId {
+    /// The endpoint's index.
+    pub endpoint: usize,
+    /// The meter's index in it.
+    pub meter: usize,
+}
+
+impl PollerState {
+    /// Nothing polled yet. `on_reading` is called with every reading.
+    #[must_use]
+    pub fn new(on_reading: Option<OnReading>) -> Self {
+        Self {
+            on_reading,
+            ..Self::default()
+        }
+    }
+
+    /// Where to say why the broker takes no records.
+    #[must_use]
+    pub fn trouble(&self) -> &Arc<Trouble> {
+        &self.trouble
+    }
+
+    /// Records that were read and could not be written to the spool.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// The contract with the operator and the command line.
+    #[must_use]
+    pub fn report(&self) -> PollerReport {
+        let endpoints = self.lock();
+        let meters = || endpoints.iter().flat_map(|endpoint| &endpoint.meters);
+        let failing: Vec<&MeterState> = meters().filter(|meter| is_failing(meter)).collect();
+        let healthy = meters().filter(|meter| meter.quality.is_some()).count() - count_polled(&failing);
+        let mut failing_meters: Vec<FailingMeter> = failing
+            .iter()
+            .map(|meter| FailingMeter {
+                name: meter.name.clone(),
+                reason: meter.reason.clone().unwrap_or_default(),
+            })
+            .collect();
+        failing_meters.sort_by(|a, b| a.name.cmp(&b.name));
+        PollerReport {
+            meters: MeterCounts {
+                total: as_i32(meters().count()),
+                healthy: as_i32(healthy),
+                failing: as_i32(failing.len()),
+            },
+            failing_meters,
+            polls: self.polls.load(Ordering::Relaxed),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            spool: self.spool_report(),
+        }
+    }
+
+    fn spool_report(&self) -> SpoolReport {
+        let Some(spool) = self.spool.get() else {
+            return SpoolReport::default();
+        };
+        let stats = spool.lock().stats();
+        SpoolReport {
+            stream: stats.stream,
+            records: stats.appended,
+            pending: stats.pending,
+            bytes: stats.bytes,
+            evicted: stats.evicted,
+            refused: stats.refused,
+            trouble: self.trouble.get(),
+        }
+    }
+
+    pub(crate) fn start(&self, spool: SharedSpool, endpoints: Vec<EndpointState>) {
+        *self.lock() = endpoints;
+        // A second start keeps the first spool, and there is none.
+        let _ = self.spool.set(spool);
+        self.running.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.running.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn polled(&self, id: MeterId, reading: &Reading, reason: Option<String>) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        if let Some(on_reading) = &self.on_reading {
+            on_reading(reading);
+        }
+        if let Some(meter) = self
+            .lock()
+            .get_mut(id.endpoint)
+            .and_then(|endpoint| endpoint.meters.get_mut(id.meter))
+        {
+            meter.quality = Some(reading.quality);
+            meter.slot = Some(reading.slot);
+            meter.reason = reason.map(bounded);
+        }
+    }
+
+    pub(crate) fn skipped(&self, slots: u64) {
+        self.skipped.fetch_add(slots, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connected(&self, endpoint: usize, result: Result<(), &str>) {
+        if let Some(endpoint) = self.lock().get_mut(endpoint) {
+            endpoint.connected = Some(result.is_ok());
+            endpoint.reason = result.err().map(|reason| bounded(reason.to_owned()));
+        }
+    }
+
+    /// The spool could not be written; the reading is lost where `lost` says so.
+    pub(crate) fn disk_failed(&self, error: &dyn std::error::Error, lost: u64) {
+        self.lost.fetch_add(lost, Ordering::Relaxed);
+        self.disk.say(error.to_string());
+    }
+
+    pub(crate) fn disk_works(&self) {
+        self.disk.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<EndpointState>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Probe for PollerState {
+    fn ready(&self) -> Result<(), String> {
+        if self.running.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err("the endpoints are not being polled".to_owned())
+        }
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let status = Status {
+            report: self.report(),
+            lost: self.lost(),
+            disk: self.disk.get(),
+            damaged: self.spool.get().map_or(0, |spool| spool.lock().stats().damaged),
+            endpoints: self.lock().clone(),
+        };
+        // Every field is a plain value, so that this cannot fail; null would show it.
+        serde_json::to_value(status).unwrap_or_default()
+    }
+}
+
+/// A meter whose last poll failed, or that cannot be polled at all: it has a reason and no quality.
+fn is_failing(meter: &MeterState) -> bool {
+    match meter.quality {
+        Some(quality) => quality == Quality::Failed,
+        None => meter.reason.is_some(),
+    }
+}
+
+fn count_polled(failing: &[&MeterState]) -> usize {
+    failing.iter().filter(|meter| meter.quality.is_some()).count()
+}
+
+fn as_i32(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn bounded(mut reason: String) -> String {
+    if reason.chars().count() > REASON_LENGTH {
+        reason = reason
+            .chars()
+            .take(REASON_LENGTH - 3)
+            .chain("...".chars())
+            .collect();
+    }
+    reason
+}

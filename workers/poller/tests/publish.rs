@@ -1,0 +1,342 @@
+//! The publisher between a spool on disk and a broker that behaves as a test says.
+#![allow(missing_docs)]
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use corrente_poller::{
+    publish::{Publisher, Trouble},
+    spool::{Limits, Spool, shared::SharedSpool},
+    window::WindowLimits,
+};
+use corrente_record::{Quality, Reading, Record, Timestamp};
+use corrente_runtime::{
+    broker::{
+        BrokerError, Delivery, DeliverySender, Outcome, Outgoing, Producer, SendError, Source, SourceEvent,
+        Start,
+    },
+    memory::MemoryBroker,
+};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+fn fill(spool: &SharedSpool, meters: usize, slots: i64) {
+    for slot in 0..slots {
+        for meter in 0..meters {
+            let reading = Reading {
+                ts: Timestamp(slot),
+                meter: format!("m{meter}").as_str().into(),
+                slot: Timestamp(slot),
+                quality: Quality::Good,
+                labels: Arc::new(BTreeMap::new()),
+                values: Vec::new(),
+                bad: Vec::new(),
+            };
+            spool.append(&reading).unwrap();
+        }
+    }
+    spool.lock().sync().unwrap();
+}
+
+fn spool(dir: &tempfile::TempDir) -> SharedSpool {
+    SharedSpool::new(Spool::open(dir.path(), Limits::new(1 << 24)).unwrap())
+}
+
+/// What a scripted producer does with a message: by seq, what happens to it each time it is sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Act {
+    Store,
+    Again,
+    Refuse,
+    RefuseAtOnce,
+    QueueFull,
+}
+
+#[derive(Default)]
+struct Script {
+    acts: BTreeMap<u64, VecDeque<Act>>,
+    /// Every message that was taken: seq and partition.
+    taken: Vec<(u64, i32)>,
+    stored: Vec<u64>,
+    unanswered: Vec<Delivery>,
+    partitions: VecDeque<Result<i32, BrokerError>>,
+}
+
+#[derive(Clone)]
+struct Scripted {
+    script: Arc<Mutex<Script>>,
+    deliveries: DeliverySender,
+    /// Deliveries are given out in reverse, in batches of this size.
+    batch: usize,
+    asked: Arc<Notify>,
+}
+
+impl Scripted {
+    fn new(deliveries: DeliverySender, batch: usize) -> Self {
+        Self {
+            script: Arc::default(),
+            deliveries,
+            batch,
+            asked: Arc::new(Notify::new()),
+        }
+    }
+
+    fn act(&self, seq: u64, acts: &[Act]) {
+        self.script
+            .lock()
+            .unwrap()
+            .acts
+            .insert(seq, acts.iter().copied().collect());
+    }
+
+    fn give_out(&self) {
+        for delivery in self.script.lock().unwrap().unanswered.drain(..).rev() {
+            let _ = self.deliveries.send(delivery);
+        }
+    }
+}
+
+impl Producer for Scripted {
+    async fn partitions(&self) -> Result<i32, BrokerError> {
+        self.script
+            .lock()
+            .unwrap()
+            .partitions
+            .pop_front()
+            .unwrap_or(Ok(3))
+    }
+
+    fn send(&self, message: Outgoing) -> Result<(), SendError> {
+        let full = {
+            let mut script = self.script.lock().unwrap();
+            let act = script.acts.get_mut(&message.token).and_then(VecDeque::pop_front);
+            let outcome = match act.unwrap_or(Act::Store) {
+                Act::QueueFull => return Err(SendError::QueueFull),
+                Act::RefuseAtOnce => return Err(SendError::Refused("too large".to_owned())),
+                Act::Refuse => Outcome::Refused("not a record".to_owned()),
+                Act::Again => Outcome::Again("the leader moved".to_owned()),
+                Act::Store => {
+                    script.stored.push(message.token);
+                    Outcome::Stored
+                }
+            };
+            script.taken.push((message.token, message.partition));
+            script.unanswered.push(Delivery {
+                token: message.token,
+                outcome,
+            });
+            script.unanswered.len() >= self.batch
+        };
+        if full {
+            self.give_out();
+        } else {
+            self.asked.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn flush(&self, _: Duration) {
+        self.give_out();
+    }
+}
+
+/// Publishes everything in the spool, and ends.
+async fn publish(spool: &SharedSpool, script: impl Fn(&Scripted), batch: usize) -> Arc<Mutex<Script>> {
+    let (sender, deliveries) = mpsc::unbounded_channel();
+    let producer = Scripted::new(sender, batch);
+    script(&producer);
+    let (kept, trouble) = (producer.clone(), Trouble::default());
+    let drain = CancellationToken::new();
+    let limits = WindowLimits {
+        records: 20,
+        ..WindowLimits::default()
+    };
+    let publisher = Publisher::new(spool.clone(), producer, deliveries, "meters", &trouble, limits);
+    // The rest of a batch that never fills is given out when nothing else happens.
+    let stragglers = async {
+        loop {
+            kept.asked.notified().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            kept.give_out();
+        }
+    };
+    let finish = async {
+        let all = spool.lock().newest_seq();
+        while spool.lock().acknowledged() < all {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drain.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = publisher.run(drain.clone()) => {}
+        () = stragglers => {}
+        () = finish => {}
+    }
+    assert_eq!(spool.lock().stats().pending, 0);
+    assert_eq!(trouble.get(), None);
+    kept.script.clone()
+}
+
+#[tokio::test]
+async fn everything_is_sent_once_in_order_though_deliveries_come_backwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    fill(&spool, 4, 50);
+    let script = publish(&spool, |_| {}, 7).await;
+    let stored = script.lock().unwrap().stored.clone();
+    assert_eq!(stored, (1..=200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_comes_back_is_sent_again_before_anything_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    fill(&spool, 1, 60);
+    let script = publish(
+        &spool,
+        |producer| {
+            // An idempotent producer gives back everything behind the first that failed.
+            (15..=20).for_each(|seq| producer.act(seq, &[Act::Again, Act::Store]));
+            producer.act(40, &[Act::Again, Act::Again, Act::Store]);
+            producer.act(41, &[Act::QueueFull, Act::Store]);
+        },
+        1,
+    )
+    .await;
+    let script = script.lock().unwrap();
+    let mut once = script.stored.clone();
+    once.sort_unstable();
+    assert_eq!(
+        once,
+        (1..=60).collect::<Vec<_>>(),
+        "each is stored, and none twice"
+    );
+    let place = |seq| script.stored.iter().position(|stored| *stored == seq).unwrap();
+    assert!(
+        (15..60).all(|seq| seq == 40 || place(seq) < place(seq + 1)),
+        "{:?}",
+        script.stored
+    );
+    assert_eq!(script.taken.iter().filter(|(seq, _)| *seq == 40).count(), 3);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_set_aside_and_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    fill(&spool, 1, 10);
+    let script = publish(
+        &spool,
+        |producer| {
+            producer.act(3, &[Act::Refuse]);
+            producer.act(7, &[Act::RefuseAtOnce]);
+        },
+        4,
+    )
+    .await;
+    assert_eq!(script.lock().unwrap().stored, [1, 2, 4, 5, 6, 8, 9, 10]);
+    assert_eq!(spool.lock().stats().refused, 2);
+    let refused = std::fs::read_to_string(dir.path().join("refused.jsonl")).unwrap();
+    assert_eq!(refused.lines().count(), 2);
+}
+
+#[tokio::test]
+async fn a_record_that_is_sent_again_after_a_restart_goes_to_the_same_partition() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut partitions = Vec::new();
+    for there_are in [3, 12] {
+        // The first producer takes everything and says nothing.
+        let spool = spool(&dir);
+        if partitions.is_empty() {
+            fill(&spool, 20, 1);
+        }
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let producer = Scripted::new(sender, usize::MAX);
+        let not_yet = Err(BrokerError("away".to_owned()));
+        producer.script.lock().unwrap().partitions = [not_yet, Ok(there_are)].into();
+        let (script, trouble) = (producer.script.clone(), Trouble::default());
+        let publisher = Publisher::new(
+            spool,
+            producer,
+            deliveries,
+            "meters",
+            &trouble,
+            WindowLimits::default(),
+        );
+        let all_taken = async {
+            while script.lock().unwrap().taken.len() < 20 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = publisher.run(CancellationToken::new()) => panic!("it gave up"),
+            () = all_taken => {}
+        }
+        partitions.push(script.lock().unwrap().taken.clone());
+    }
+    assert_eq!(partitions[0], partitions[1]);
+    let used: std::collections::BTreeSet<i32> =
+        partitions[0].iter().map(|(_, partition)| *partition).collect();
+    assert_eq!(used, [0, 1, 2].into());
+}
+
+#[tokio::test]
+async fn a_broker_in_the_process_gets_every_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    fill(&spool, 3, 100);
+    let broker = MemoryBroker::new(2);
+    let mut source = broker.source(&["meters".to_owned()]);
+    let (sender, deliveries) = mpsc::unbounded_channel();
+    let trouble = Trouble::default();
+    let producer = broker.producer("meters", sender);
+    Publisher::new(
+        spool.clone(),
+        producer,
+        deliveries,
+        "meters",
+        &trouble,
+        WindowLimits::default(),
+    )
+    .run(CancellationToken::new())
+    .await_until(|| spool.lock().stats().pending == 0)
+    .await;
+    let mut seqs = Vec::new();
+    while seqs.len() < 300 {
+        match source.next().await {
+            SourceEvent::Assigned(all) => {
+                source.start(all.into_iter().map(|place| (place, Start::Beginning)).collect());
+            }
+            SourceEvent::Messages(_, messages) => seqs.extend(messages.iter().map(|message| {
+                Record::parse(message.payload.as_ref().unwrap())
+                    .unwrap()
+                    .seq
+                    .unwrap()
+            })),
+            other => panic!("{other:?}"),
+        }
+    }
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=300).collect::<Vec<_>>());
+}
+
+/// Runs a future that does not end until a condition holds.
+trait AwaitUntil: Future<Output = ()> + Sized {
+    async fn await_until(self, holds: impl Fn() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = self => panic!("it ended by itself"),
+            () = waiting => {}
+        }
+    }
+}
+
+impl<F: Future<Output = ()>> AwaitUntil for F {}
