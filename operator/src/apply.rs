@@ -2,8 +2,9 @@
 //!
 //! A request is made only where the cached object differs from the desired one, so that an idle cluster
 //! sees none. It differs where the hash in its annotation is another one, or where a field that we set is
-//! not as we set it, which catches edits by hand. The API server writes some values in another way than
-//! they were sent (`1000m` of CPU as `1`): what it made of the last request is remembered as its generation.
+//! not as we set it, which catches edits by hand. The API server writes quantities in another way than they
+//! were sent (`1000m` of CPU as `1`), so these are compared by what they mean. Whatever else it rewrites is
+//! known by the generation that the last request made.
 
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     memory::{Applied, Memory, ObjectKey},
-    naming,
+    naming, quantity,
     vocabulary::{OPERATOR, annotations},
 };
 
@@ -115,7 +116,7 @@ impl Applier<'_> {
         Ok(true)
     }
 
-    /// Applies a Deployment where the cached one differs. `true` where it did.
+    /// Applies a Deployment where the cached one differs. `true` where that changed it.
     ///
     /// # Errors
     /// Where the API server refuses, or the name is taken.
@@ -149,8 +150,9 @@ impl Applier<'_> {
         let params = PatchParams::apply(OPERATOR).force();
         let applied = api.patch(&name, &params, &Patch::Apply(&desired)).await;
         let applied = applied.map_err(|source| send("apply", KIND, &name, source))?.metadata;
+        let changed = live.is_none_or(|live| live.metadata.generation != applied.generation);
         self.remember(key, hash, applied.uid, applied.generation);
-        Ok(true)
+        Ok(changed)
     }
 
     fn key(&self, kind: &'static str, name: &str) -> ObjectKey {
@@ -222,13 +224,27 @@ fn is_needed(hash: &str, desired: &Value, live: Option<&LiveView<'_>>, last: Opt
 fn has(live: &Value, desired: &Value) -> bool {
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => {
-            desired.iter().all(|(key, desired)| live.get(key).is_some_and(|live| has(live, desired)))
+            desired.iter().all(|(key, desired)| {
+                live.get(key).is_some_and(|live| match key.as_str() {
+                    "requests" | "limits" => same_amounts(live, desired),
+                    _ => has(live, desired),
+                })
+            })
         }
         (Value::Array(live), Value::Array(desired)) => {
             live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| has(live, desired))
         }
         (live, desired) => live == desired,
     }
+}
+
+/// Whether two lists of resources, by name, are the same amounts.
+fn same_amounts(live: &Value, desired: &Value) -> bool {
+    let (Value::Object(live), Value::Object(desired)) = (live, desired) else { return live == desired };
+    desired.iter().all(|(name, desired)| match (live.get(name).and_then(Value::as_str), desired.as_str()) {
+        (Some(live), Some(desired)) => quantity::same(live, desired),
+        _ => false,
+    })
 }
 
 #[cfg(test)]
@@ -275,5 +291,14 @@ mod tests {
         assert!(!has(&json!({"a": [{"n": 1}, {"n": 2}]}), &json!({"a": [{"n": 2}, {"n": 1}]})));
         assert!(has(&json!({"a": {"b": 1, "c": 2}}), &json!({"a": {"b": 1}})));
         assert!(!has(&json!({}), &json!({"a": null})));
+    }
+
+    #[test]
+    fn amounts_are_compared_by_what_they_mean() {
+        let live = json!({"resources": {"requests": {"cpu": "1", "memory": "16Mi"}}, "text": "1"});
+        assert!(has(&live, &json!({"resources": {"requests": {"cpu": "1000m", "memory": "16777216"}}})));
+        assert!(!has(&live, &json!({"resources": {"requests": {"cpu": "1001m"}}})));
+        assert!(!has(&live, &json!({"resources": {"limits": {"cpu": "1"}}})));
+        assert!(!has(&live, &json!({"text": "1000m"})));
     }
 }

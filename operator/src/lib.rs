@@ -7,7 +7,7 @@
 //!    prune, status.
 //! 4. [`handover`]: the gate that lets a poller pod run when nobody else holds its gateways.
 //! 5. [`sharding`], [`claims`], [`naming`], [`conditions`]: what is decided without a cluster.
-//! 6. [`apply`], [`prune`], [`status`], [`events`], [`observe`]: what touches it.
+//! 6. [`mod@apply`], [`mod@prune`], [`status`], [`events`], [`observe`]: what touches it.
 //!
 //! Nothing that matters is kept in this process: it can be killed at any moment and started anew. While it
 //! is away, pollers and pipelines go on; what waits at the handover gate waits longer.
@@ -32,6 +32,7 @@ pub mod podstate;
 pub mod poller;
 pub mod profiles;
 pub mod prune;
+pub mod quantity;
 pub mod sharding;
 pub mod status;
 pub mod telemetry;
