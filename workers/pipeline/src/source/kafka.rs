@@ -313,17 +313,24 @@ impl ConsumerContext for Context {
             let result = consumer.incremental_assign(&TopicPartitionList::new());
             (result, SourceEvent::Assigned(places))
         } else {
-            let mut started = TopicPartitionList::new();
+            let (mut started, mut paused) = (TopicPartitionList::new(), TopicPartitionList::new());
             for place in &places {
                 shared.owned.remove(place);
-                if shared.started.remove(place).is_some() {
+                if let Some(gone) = shared.started.remove(place) {
                     started.add_partition(&place.topic, place.partition);
+                    if gone.paused {
+                        paused.add_partition(&place.topic, place.partition);
+                    }
                 }
             }
-            (
-                consumer.incremental_unassign(&started),
-                SourceEvent::Revoked(places),
-            )
+            // librdkafka keeps a partition paused beyond its assignment: it would never be read again.
+            let resumed = if paused.count() > 0 {
+                consumer.resume(&paused)
+            } else {
+                Ok(())
+            };
+            let unassigned = consumer.incremental_unassign(&started);
+            (resumed.and(unassigned), SourceEvent::Revoked(places))
         };
         drop(shared);
         if let Err(error) = result {
@@ -415,7 +422,11 @@ impl Reader {
         };
         let mut list = TopicPartitionList::new();
         list.add_partition(&place.topic, place.partition);
-        if shared.started.remove(&place).is_some() {
+        if let Some(started) = shared.started.remove(&place) {
+            // librdkafka keeps a partition paused beyond its assignment.
+            if started.paused {
+                self.consumer.resume(&list)?;
+            }
             self.consumer.incremental_unassign(&list)?;
         }
         list.set_all_offsets(offset)?;

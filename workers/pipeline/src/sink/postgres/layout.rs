@@ -145,7 +145,7 @@ mod tests {
     fn reads_a_numerics_scale() {
         for (modifier, scale) in [
             (-1, None),
-            (((20 << 16) | 0) + 4, Some(0)),
+            ((20 << 16) + 4, Some(0)),
             (((12 << 16) | 3) + 4, Some(3)),
         ] {
             assert_eq!(pg_type(1700, modifier, "numeric"), PgType::Numeric(scale));

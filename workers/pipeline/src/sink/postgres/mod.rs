@@ -152,7 +152,8 @@ impl PostgresSink {
             }
         };
         let mut rows = encoded.rows.len();
-        if rows > 0 {
+        // Rows that were found not to fit are looked at again as well, where a column is another by now.
+        if !batch.rows.is_empty() {
             // From here on nobody can alter a column; whether somebody did is looked at once. Constraints
             // that would be checked at the commit, for all rows together, are checked at each.
             let lock = format!(

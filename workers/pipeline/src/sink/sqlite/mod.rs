@@ -193,7 +193,7 @@ impl File {
         }
         let refused = table::insert(&transaction, &self.table, &self.declared, &batch.rows)?;
         let rows = batch.rows.len() - refused.len();
-        let letters: Vec<DeadLetter> = refused
+        let mut letters: Vec<DeadLetter> = refused
             .into_iter()
             .filter_map(|(number, refusal)| {
                 Some(DeadLetter {
@@ -203,6 +203,7 @@ impl File {
             })
             .chain(batch.dead.iter().cloned())
             .collect();
+        letters.sort_by_key(|letter| letter.origin.offset);
         for letter in &letters {
             let (origin, refusal) = (&letter.origin, &letter.refusal);
             tracing::warn!(

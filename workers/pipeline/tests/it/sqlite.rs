@@ -1,0 +1,161 @@
+//! The chain in one process: in-process broker to SQLite.
+
+use std::{collections::BTreeMap, path::Path};
+
+use corrente_config::{PipelineConfig, pipeline::SinkConfig};
+use corrente_crds::pipeline::ColumnType;
+use corrente_pipeline::sink::sqlite::SqliteSink;
+use corrente_runtime::memory::MemoryBroker;
+use rusqlite::Connection;
+
+use crate::support::{Worker, config, producer, record, send, wait};
+
+fn at(path: &Path) -> PipelineConfig {
+    config(
+        "local",
+        &["t"],
+        SinkConfig::Sqlite {
+            path: path.to_owned(),
+            table: "readings".to_owned(),
+        },
+    )
+}
+
+fn one<T: rusqlite::types::FromSql>(path: &Path, sql: &str) -> T {
+    Connection::open(path)
+        .unwrap()
+        .query_row(sql, [], |row| row.get(0))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn stores_widens_and_sets_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/readings.db");
+    let mut config = at(&path);
+    config.columns = BTreeMap::from([("energy".to_owned(), ColumnType::Numeric)]);
+    let broker = MemoryBroker::new(2);
+    let worker = Worker::start(
+        &config,
+        broker.source(&config.topics),
+        SqliteSink::new(&config).unwrap(),
+    );
+    let producer = producer(&broker, "t");
+    for seq in 0..500 {
+        send(&producer, (seq % 2) as i32, &record("s", seq));
+    }
+    wait("rows", async || worker.report().rows == 500).await;
+    for payload in [
+        "hello",
+        r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","voltage":"high"}"#,
+        r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","site":"a","SITE":"b"}"#,
+        r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","energy":18446744073709551615,"closed":true,"site":"north"}"#,
+        r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","quality":"partial","bad":{"voltage":"NaN"}}"#,
+    ] {
+        send(&producer, 0, payload);
+    }
+    wait("the rest", async || {
+        worker.report().rows == 502 && worker.report().dead_lettered == 3
+    })
+    .await;
+    wait("readiness", async || {
+        corrente_runtime::http::Probe::ready(&*worker.state).is_ok()
+    })
+    .await;
+    worker.stop().await;
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM readings"), 502);
+    assert_eq!(
+        one::<f64>(&path, "SELECT sum(voltage) FROM readings"),
+        (0..500).map(|v| f64::from(v) + 0.5).sum::<f64>()
+    );
+    assert_eq!(
+        one::<String>(&path, "SELECT energy FROM readings WHERE closed"),
+        "18446744073709551615"
+    );
+    assert_eq!(
+        one::<String>(&path, "SELECT site FROM readings WHERE closed = 1"),
+        "north"
+    );
+    assert_eq!(
+        one::<String>(&path, "SELECT bad FROM readings WHERE quality = 'partial'"),
+        r#"{"voltage":"NaN"}"#
+    );
+    assert_eq!(
+        one::<String>(
+            &path,
+            "SELECT group_concat(coalesce(column_name, '-')) FROM corrente_dead_letters"
+        ),
+        "-,voltage,SITE"
+    );
+}
+
+#[tokio::test]
+async fn a_file_from_an_earlier_run_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("readings.db");
+    let config = at(&path);
+    // Each run has a new broker, whose offsets begin anew; the spool behind it sends the last ones again.
+    for (run, seqs) in [(1u64, 0..300u64), (2, 250..600), (3, 590..700)] {
+        let broker = MemoryBroker::new(1);
+        let worker = Worker::start(
+            &config,
+            broker.source(&config.topics),
+            SqliteSink::new(&config).unwrap(),
+        );
+        let producer = producer(&broker, "t");
+        for seq in seqs.clone() {
+            send(&producer, 0, &record("s", seq));
+        }
+        let sent = seqs.end - seqs.start;
+        wait(&format!("run {run}"), async || {
+            worker.report().rows + worker.report().duplicates == sent
+        })
+        .await;
+        worker.stop().await;
+    }
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM readings"), 700);
+    assert_eq!(one::<i64>(&path, "SELECT count(DISTINCT seq) FROM readings"), 700);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM corrente_offsets"), 1);
+}
+
+#[tokio::test]
+async fn a_worker_cut_off_anywhere_loses_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("readings.db");
+    let config = at(&path);
+    let broker = MemoryBroker::new(3);
+    let producer = producer(&broker, "t");
+    let first = broker.source(&config.topics);
+    let mut worker = Worker::start(&config, first, SqliteSink::new(&config).unwrap());
+    let mut sent = 0u64;
+    for round in 0..20u64 {
+        for _ in 0..150 {
+            send(
+                &producer,
+                (sent % 3) as i32,
+                &record(&format!("s{}", sent % 3), sent),
+            );
+            sent += 1;
+        }
+        // Somewhere between nothing and everything is stored by then.
+        for _ in 0..rand::random_range(0..20 + round) {
+            tokio::task::yield_now().await;
+        }
+        worker.abort().await;
+        worker = Worker::start(
+            &config,
+            broker.source(&config.topics),
+            SqliteSink::new(&config).unwrap(),
+        );
+    }
+    wait("every row", async || {
+        one::<i64>(&path, "SELECT count(*) FROM readings") == sent as i64
+    })
+    .await;
+    worker.stop().await;
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM readings"), sent as i64);
+    assert_eq!(
+        one::<i64>(&path, "SELECT count(DISTINCT stream || seq) FROM readings"),
+        sent as i64
+    );
+}
