@@ -28,8 +28,14 @@ esac
 cd "$ROOT"
 case ${PROFILE:-dev} in
 # The same packages, targets and so features as the tests: nothing is compiled twice.
-dev) cargo build --workspace --all-targets --locked >&2 && built=debug ;;
-release) cargo build --release --locked "${programs[@]/#/--package=corrente-}" >&2 && built=release ;;
+dev)
+  cargo build --workspace --all-targets --locked >&2
+  built=debug
+  ;;
+release)
+  cargo build --release --locked "${programs[@]/#/--package=corrente-}" >&2
+  built=release
+  ;;
 *) fail "PROFILE is '$PROFILE'; use dev or release" ;;
 esac
 
