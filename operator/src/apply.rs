@@ -90,7 +90,11 @@ impl Applier<'_> {
     ///
     /// # Errors
     /// Where the API server refuses, or the name is taken.
-    pub async fn config_map(&self, desired: &ConfigMap, live: &[std::sync::Arc<PartialObjectMeta<ConfigMap>>]) -> Result<bool, Error> {
+    pub async fn config_map(
+        &self,
+        desired: &ConfigMap,
+        live: &[std::sync::Arc<PartialObjectMeta<ConfigMap>>],
+    ) -> Result<bool, Error> {
         const KIND: &str = "ConfigMap";
         let name = desired.name_any();
         let key = self.key(KIND, &name);
@@ -98,13 +102,19 @@ impl Applier<'_> {
             return Ok(false);
         }
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace);
-        let params = PostParams { field_manager: Some(OPERATOR.to_owned()), ..PostParams::default() };
+        let params = PostParams {
+            field_manager: Some(OPERATOR.to_owned()),
+            ..PostParams::default()
+        };
         crate::telemetry::write(KIND, "create");
         let made = match api.create(&params, desired).await {
             Ok(made) => made.metadata,
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 // Made by us, and not in the cache yet; or by somebody else.
-                let found = api.get_metadata(&name).await.map_err(|source| send("read", KIND, &name, source))?;
+                let found = api
+                    .get_metadata(&name)
+                    .await
+                    .map_err(|source| send("read", KIND, &name, source))?;
                 if !self.is_ours(&found) {
                     return Err(Error::NameTaken { kind: KIND, name });
                 }
@@ -141,7 +151,10 @@ impl Applier<'_> {
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), self.namespace);
         if live.is_none() {
             // Applying would take a stranger's object over without a word.
-            let found = api.get_metadata_opt(&name).await.map_err(|source| send("read", KIND, &name, source))?;
+            let found = api
+                .get_metadata_opt(&name)
+                .await
+                .map_err(|source| send("read", KIND, &name, source))?;
             if found.is_some_and(|found| !self.is_ours(&found)) {
                 return Err(Error::NameTaken { kind: KIND, name });
             }
@@ -149,7 +162,9 @@ impl Applier<'_> {
         crate::telemetry::write(KIND, "apply");
         let params = PatchParams::apply(OPERATOR).force();
         let applied = api.patch(&name, &params, &Patch::Apply(&desired)).await;
-        let applied = applied.map_err(|source| send("apply", KIND, &name, source))?.metadata;
+        let applied = applied
+            .map_err(|source| send("apply", KIND, &name, source))?
+            .metadata;
         let changed = live.is_none_or(|live| live.metadata.generation != applied.generation);
         self.remember(key, hash, applied.uid, applied.generation);
         Ok(changed)
@@ -160,11 +175,18 @@ impl Applier<'_> {
     }
 
     fn is_ours(&self, object: &impl Resource) -> bool {
-        object.owner_references().iter().any(|reference| reference.uid == self.owner)
+        object
+            .owner_references()
+            .iter()
+            .any(|reference| reference.uid == self.owner)
     }
 
     fn was_just_applied(&self, key: &ObjectKey, hash: &str) -> bool {
-        self.memory.applied.lock().get(key).is_some_and(|applied| applied.hash == hash && applied.is_recent())
+        self.memory
+            .applied
+            .lock()
+            .get(key)
+            .is_some_and(|applied| applied.hash == hash && applied.is_recent())
     }
 
     fn remember(&self, key: ObjectKey, hash: String, uid: Option<String>, generation: Option<i64>) {
@@ -179,11 +201,20 @@ impl Applier<'_> {
 }
 
 fn send(verb: &'static str, kind: &'static str, name: &str, source: kube::Error) -> Error {
-    Error::Send { verb, kind, name: name.to_owned(), source }
+    Error::Send {
+        verb,
+        kind,
+        name: name.to_owned(),
+        source,
+    }
 }
 
 fn encode(kind: &'static str, name: &str, source: serde_json::Error) -> Error {
-    Error::Encode { kind, name: name.to_owned(), source }
+    Error::Encode {
+        kind,
+        name: name.to_owned(),
+        source,
+    }
 }
 
 /// The object as JSON, with the hash of itself as an annotation, and that hash.
@@ -192,7 +223,9 @@ fn stamped(desired: Deployment, kind: &'static str) -> Result<(Value, String), E
     let mut value = serde_json::to_value(&desired).map_err(|source| encode(kind, &name, source))?;
     let hash = naming::content_hash(&value.to_string());
     if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
-        let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        let annotations = metadata
+            .entry("annotations")
+            .or_insert_with(|| Value::Object(serde_json::Map::new()));
         if let Value::Object(annotations) = annotations {
             annotations.insert(annotations::APPLIED.to_owned(), Value::String(hash.clone()));
         }
@@ -223,14 +256,12 @@ fn is_needed(hash: &str, desired: &Value, live: Option<&LiveView<'_>>, last: Opt
 /// Whether every field of `desired` is in `live` with the same value; `live` may have more fields.
 fn has(live: &Value, desired: &Value) -> bool {
     match (live, desired) {
-        (Value::Object(live), Value::Object(desired)) => {
-            desired.iter().all(|(key, desired)| {
-                live.get(key).is_some_and(|live| match key.as_str() {
-                    "requests" | "limits" => same_amounts(live, desired),
-                    _ => has(live, desired),
-                })
+        (Value::Object(live), Value::Object(desired)) => desired.iter().all(|(key, desired)| {
+            live.get(key).is_some_and(|live| match key.as_str() {
+                "requests" | "limits" => same_amounts(live, desired),
+                _ => has(live, desired),
             })
-        }
+        }),
         (Value::Array(live), Value::Array(desired)) => {
             live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| has(live, desired))
         }
@@ -240,11 +271,15 @@ fn has(live: &Value, desired: &Value) -> bool {
 
 /// Whether two lists of resources, by name, are the same amounts.
 fn same_amounts(live: &Value, desired: &Value) -> bool {
-    let (Value::Object(live), Value::Object(desired)) = (live, desired) else { return live == desired };
-    desired.iter().all(|(name, desired)| match (live.get(name).and_then(Value::as_str), desired.as_str()) {
-        (Some(live), Some(desired)) => quantity::same(live, desired),
-        _ => false,
-    })
+    let (Value::Object(live), Value::Object(desired)) = (live, desired) else {
+        return live == desired;
+    };
+    desired.iter().all(
+        |(name, desired)| match (live.get(name).and_then(Value::as_str), desired.as_str()) {
+            (Some(live), Some(desired)) => quantity::same(live, desired),
+            _ => false,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -254,11 +289,21 @@ mod tests {
     use super::*;
 
     fn applied(hash: &str, generation: i64) -> Applied {
-        Applied { hash: hash.into(), uid: "u".into(), generation, at: Instant::now() }
+        Applied {
+            hash: hash.into(),
+            uid: "u".into(),
+            generation,
+            at: Instant::now(),
+        }
     }
 
     fn live(hash: &str, generation: i64, object: Value) -> LiveView<'_> {
-        LiveView { hash: Some(hash), uid: "u", generation, object }
+        LiveView {
+            hash: Some(hash),
+            uid: "u",
+            generation,
+            object,
+        }
     }
 
     #[test]
@@ -269,26 +314,81 @@ mod tests {
         let table = [
             ("nothing there", None, None, true),
             ("applied, and not seen yet", None, Some(applied("h", 1)), false),
-            ("another one applied, none seen yet", None, Some(applied("other", 1)), true),
-            ("as desired, after a restart", Some(live("h", 4, same.clone())), None, false),
-            ("of another version", Some(live("old", 4, same.clone())), None, true),
-            ("of another version, and the cache is behind", Some(live("old", 4, same.clone())), Some(applied("h", 5)), false),
-            ("edited by hand", Some(live("h", 6, scaled.clone())), Some(applied("h", 5)), true),
-            ("edited by hand, after a restart", Some(live("h", 6, scaled.clone())), None, true),
-            ("written otherwise by the API server", Some(live("h", 5, scaled.clone())), Some(applied("h", 5)), false),
-            ("edited where we say nothing", Some(live("h", 6, same)), Some(applied("h", 5)), false),
+            (
+                "another one applied, none seen yet",
+                None,
+                Some(applied("other", 1)),
+                true,
+            ),
+            (
+                "as desired, after a restart",
+                Some(live("h", 4, same.clone())),
+                None,
+                false,
+            ),
+            (
+                "of another version",
+                Some(live("old", 4, same.clone())),
+                None,
+                true,
+            ),
+            (
+                "of another version, and the cache is behind",
+                Some(live("old", 4, same.clone())),
+                Some(applied("h", 5)),
+                false,
+            ),
+            (
+                "edited by hand",
+                Some(live("h", 6, scaled.clone())),
+                Some(applied("h", 5)),
+                true,
+            ),
+            (
+                "edited by hand, after a restart",
+                Some(live("h", 6, scaled.clone())),
+                None,
+                true,
+            ),
+            (
+                "written otherwise by the API server",
+                Some(live("h", 5, scaled.clone())),
+                Some(applied("h", 5)),
+                false,
+            ),
+            (
+                "edited where we say nothing",
+                Some(live("h", 6, same)),
+                Some(applied("h", 5)),
+                false,
+            ),
         ];
         for (what, live, last, needed) in table {
-            assert_eq!(is_needed("h", &desired, live.as_ref(), last.as_ref()), needed, "{what}");
+            assert_eq!(
+                is_needed("h", &desired, live.as_ref(), last.as_ref()),
+                needed,
+                "{what}"
+            );
         }
-        let recreated = LiveView { hash: Some("h"), uid: "another", generation: 1, object: scaled };
-        assert!(is_needed("h", &desired, Some(&recreated), Some(&applied("h", 5))), "made anew by somebody");
+        let recreated = LiveView {
+            hash: Some("h"),
+            uid: "another",
+            generation: 1,
+            object: scaled,
+        };
+        assert!(
+            is_needed("h", &desired, Some(&recreated), Some(&applied("h", 5))),
+            "made anew by somebody"
+        );
     }
 
     #[test]
     fn lists_are_compared_whole() {
         assert!(!has(&json!([1, 2]), &json!([1])));
-        assert!(!has(&json!({"a": [{"n": 1}, {"n": 2}]}), &json!({"a": [{"n": 2}, {"n": 1}]})));
+        assert!(!has(
+            &json!({"a": [{"n": 1}, {"n": 2}]}),
+            &json!({"a": [{"n": 2}, {"n": 1}]})
+        ));
         assert!(has(&json!({"a": {"b": 1, "c": 2}}), &json!({"a": {"b": 1}})));
         assert!(!has(&json!({}), &json!({"a": null})));
     }
@@ -296,7 +396,10 @@ mod tests {
     #[test]
     fn amounts_are_compared_by_what_they_mean() {
         let live = json!({"resources": {"requests": {"cpu": "1", "memory": "16Mi"}}, "text": "1"});
-        assert!(has(&live, &json!({"resources": {"requests": {"cpu": "1000m", "memory": "16777216"}}})));
+        assert!(has(
+            &live,
+            &json!({"resources": {"requests": {"cpu": "1000m", "memory": "16777216"}}})
+        ));
         assert!(!has(&live, &json!({"resources": {"requests": {"cpu": "1001m"}}})));
         assert!(!has(&live, &json!({"resources": {"limits": {"cpu": "1"}}})));
         assert!(!has(&live, &json!({"text": "1000m"})));

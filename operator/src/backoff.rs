@@ -58,14 +58,18 @@ mod tests {
             for failures in 1..100 {
                 let full = FIRST * 2_u32.pow((failures - 1).min(16));
                 let waited = wait(object, failures);
-                assert!(waited <= full.min(LONGEST) && waited >= full.min(LONGEST) / 2, "{failures}: {waited:?}");
+                assert!(
+                    waited <= full.min(LONGEST) && waited >= full.min(LONGEST) / 2,
+                    "{failures}: {waited:?}"
+                );
             }
         }
     }
 
     #[test]
     fn objects_that_failed_together_come_back_apart() {
-        let waits: std::collections::BTreeSet<_> = (0..100).map(|at| wait(&format!("plant/{at}"), 8)).collect();
+        let waits: std::collections::BTreeSet<_> =
+            (0..100).map(|at| wait(&format!("plant/{at}"), 8)).collect();
         assert!(waits.len() > 30, "{}", waits.len());
     }
 

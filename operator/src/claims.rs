@@ -31,20 +31,28 @@ impl Claims {
             .map(|poller| Owner {
                 namespace: poller.namespace().unwrap_or_default(),
                 name: poller.name_any(),
-                created: poller.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second()),
+                created: poller
+                    .creation_timestamp()
+                    .map_or(i64::MAX, |time| time.0.as_second()),
                 spec: &poller.spec,
             })
             .collect();
         Self {
             conflicts: conflicts(&owners),
-            seen: pollers.iter().map(|poller| (Key::of(*poller), state(poller))).collect(),
+            seen: pollers
+                .iter()
+                .map(|poller| (Key::of(*poller), state(poller)))
+                .collect(),
         }
     }
 
     /// What a MeterPoller may not do.
     #[must_use]
     pub fn conflicts(&self, key: &Key) -> Vec<Conflict> {
-        self.conflicts.get(&(key.namespace.clone(), key.name.clone())).cloned().unwrap_or_default()
+        self.conflicts
+            .get(&(key.namespace.clone(), key.name.clone()))
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Whether a MeterPoller is taken into account as it is now.
@@ -60,14 +68,20 @@ impl Claims {
             .keys()
             .chain(later.conflicts.keys())
             .filter(|key| self.conflicts.get(*key) != later.conflicts.get(*key))
-            .map(|(namespace, name)| Key { namespace: namespace.clone(), name: name.clone() })
+            .map(|(namespace, name)| Key {
+                namespace: namespace.clone(),
+                name: name.clone(),
+            })
             .collect()
     }
 }
 
 /// What an edit changes.
 fn state(poller: &MeterPoller) -> (String, i64) {
-    (poller.uid().unwrap_or_default(), poller.metadata.generation.unwrap_or_default())
+    (
+        poller.uid().unwrap_or_default(),
+        poller.metadata.generation.unwrap_or_default(),
+    )
 }
 
 /// The reason that a conflict is for a condition.
@@ -97,9 +111,15 @@ pub fn without(endpoints: &[Endpoint], conflicts: &[Conflict]) -> Vec<Endpoint> 
     let lost = |endpoint: &Endpoint| {
         EndpointAddress::normalise(&endpoint.address).is_ok_and(|address| lost_endpoints.contains(&address))
     };
-    let mut left: Vec<Endpoint> = endpoints.iter().filter(|endpoint| !lost(endpoint)).cloned().collect();
+    let mut left: Vec<Endpoint> = endpoints
+        .iter()
+        .filter(|endpoint| !lost(endpoint))
+        .cloned()
+        .collect();
     for endpoint in &mut left {
-        endpoint.meters.retain(|meter| !lost_meters.contains(meter.name.as_str()));
+        endpoint
+            .meters
+            .retain(|meter| !lost_meters.contains(meter.name.as_str()));
     }
     left.retain(|endpoint| !endpoint.meters.is_empty());
     left
@@ -118,7 +138,10 @@ mod tests {
     use crate::fixtures::poller;
 
     fn key(name: &str) -> Key {
-        Key { namespace: "plant".into(), name: name.into() }
+        Key {
+            namespace: "plant".into(),
+            name: name.into(),
+        }
     }
 
     /// What is left to a MeterPoller, as `endpoint: meters`.
@@ -135,12 +158,19 @@ mod tests {
     #[test]
     fn the_older_has_the_gateway_however_it_is_written() {
         let old = poller("old", 1, &[("a", "GW1.plant.", &["m1"])]);
-        let new = poller("new", 2, &[("x", "gw1.plant:502", &["m2"]), ("y", "gw1.plant:503", &["m3"])]);
+        let new = poller(
+            "new",
+            2,
+            &[("x", "gw1.plant:502", &["m2"]), ("y", "gw1.plant:503", &["m3"])],
+        );
         for order in [[&old, &new], [&new, &old]] {
             let claims = Claims::of(&order);
             assert_eq!(left(&claims, &old), ["a: m1"]);
             assert_eq!(left(&claims, &new), ["y: m3"]);
-            assert_eq!(reason(&claims.conflicts(&key("new"))[0]), reasons::ENDPOINT_CONFLICT);
+            assert_eq!(
+                reason(&claims.conflicts(&key("new"))[0]),
+                reasons::ENDPOINT_CONFLICT
+            );
         }
     }
 

@@ -62,9 +62,17 @@ impl RunArgs {
 }
 
 fn namespaces(text: &str) -> Namespaces {
-    let names: BTreeSet<String> =
-        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    if names.is_empty() { Namespaces::All } else { Namespaces::Only(names) }
+    let names: BTreeSet<String> = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if names.is_empty() {
+        Namespaces::All
+    } else {
+        Namespaces::Only(names)
+    }
 }
 
 impl Cli {
@@ -98,20 +106,29 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         .with_context(|| format!("failed to listen on port {}", args.listen))?;
     // It answers until the very end, so that the last metrics can be fetched.
     let served = CancellationToken::new();
-    let server = tokio::spawn(corrente_runtime::http::serve(listener, health.clone(), served.clone()));
+    let server = tokio::spawn(corrente_runtime::http::serve(
+        listener,
+        health.clone(),
+        served.clone(),
+    ));
     tokio::spawn(corrente_runtime::metrics::upkeep());
 
     let client = client().await?;
     manager::run(client, args.settings(), health, shutdown.clone()).await;
     served.cancel();
-    server.await.context("failed to end the HTTP server")?.context("failed to serve HTTP")?;
+    server
+        .await
+        .context("failed to end the HTTP server")?
+        .context("failed to serve HTTP")?;
     tracing::info!("ended");
     Ok(())
 }
 
 /// A client that fails rather than waits: what failed is tried again by whoever asked, and told.
 async fn client() -> anyhow::Result<Client> {
-    let mut config = Config::infer().await.context("failed to find out how to reach the API server")?;
+    let mut config = Config::infer()
+        .await
+        .context("failed to find out how to reach the API server")?;
     config.default_retry = false;
     Client::try_from(config).context("failed to make a client for the API server")
 }
@@ -130,6 +147,9 @@ mod tests {
     #[test]
     fn namespaces_are_a_list_or_all() {
         assert_eq!(namespaces(" "), Namespaces::All);
-        assert_eq!(namespaces("a, b,"), Namespaces::Only(["a".to_owned(), "b".to_owned()].into()));
+        assert_eq!(
+            namespaces("a, b,"),
+            Namespaces::Only(["a".to_owned(), "b".to_owned()].into())
+        );
     }
 }

@@ -38,13 +38,21 @@ impl Verdict {
 /// The conditions that say `verdicts`, in their order. A condition keeps its transition time where its
 /// status is the one it had; conditions of others are kept as they are, behind ours.
 #[must_use]
-pub fn merge(current: &[Condition], verdicts: &[Verdict], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn merge(
+    current: &[Condition],
+    verdicts: &[Verdict],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let ours = verdicts.iter().map(|verdict| {
         let status = if verdict.holds { "True" } else { "False" };
         let since = current
             .iter()
             .find(|condition| condition.type_ == verdict.kind && condition.status == status)
-            .map_or_else(|| Time(whole_seconds(now)), |condition| condition.last_transition_time.clone());
+            .map_or_else(
+                || Time(whole_seconds(now)),
+                |condition| condition.last_transition_time.clone(),
+            );
         Condition {
             type_: verdict.kind.to_owned(),
             status: status.to_owned(),
@@ -113,7 +121,12 @@ mod tests {
     #[test]
     fn the_transition_time_moves_only_with_the_status() {
         let ready = |holds, reason, message: &str| vec![Verdict::new(READY, holds, reason, message)];
-        let first = merge(&[], &ready(false, reasons::PODS_NOT_READY, "0 of 2"), Some(1), at(100));
+        let first = merge(
+            &[],
+            &ready(false, reasons::PODS_NOT_READY, "0 of 2"),
+            Some(1),
+            at(100),
+        );
         assert_eq!(first[0].last_transition_time, Time(at(100)));
         // (verdict, its time, whether the transition time is that time)
         let table = [
@@ -128,7 +141,10 @@ mod tests {
             current = merge(&current, &verdicts, Some(2), at(now));
             assert_eq!(current.len(), 1);
             assert_eq!(current[0].last_transition_time, Time(at(since)), "{verdicts:?}");
-            assert_eq!((current[0].reason.as_str(), &current[0].message), (verdicts[0].reason, &verdicts[0].message));
+            assert_eq!(
+                (current[0].reason.as_str(), &current[0].message),
+                (verdicts[0].reason, &verdicts[0].message)
+            );
             assert_eq!(current[0].observed_generation, Some(2));
         }
     }
@@ -143,8 +159,16 @@ mod tests {
     #[test]
     fn conditions_of_others_stay() {
         let foreign = merge(&[], &[Verdict::new("Audited", true, "Signed", "")], None, at(1));
-        let merged = merge(&foreign, &[Verdict::new(READY, true, reasons::RUNNING, "")], None, at(2));
-        assert_eq!(merged.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), [READY, "Audited"]);
+        let merged = merge(
+            &foreign,
+            &[Verdict::new(READY, true, reasons::RUNNING, "")],
+            None,
+            at(2),
+        );
+        assert_eq!(
+            merged.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(),
+            [READY, "Audited"]
+        );
         assert_eq!(find(&merged, "Audited"), Some(&foreign[0]));
     }
 
@@ -152,7 +176,10 @@ mod tests {
     fn messages_are_bounded_without_breaking_a_character() {
         assert_eq!(shortened("short", 10), "short");
         assert_eq!(shortened("ßßßßßß", 9), "ßß ...");
-        assert_eq!(sentences(&["a".into(), "b".into(), "c".into()], 2), "a; b; and 1 more");
+        assert_eq!(
+            sentences(&["a".into(), "b".into(), "c".into()], 2),
+            "a; b; and 1 more"
+        );
         let long = Verdict::new(READY, false, reasons::INVALID, "x".repeat(10_000));
         assert!(merge(&[], &[long], None, at(1))[0].message.len() <= MESSAGE);
     }

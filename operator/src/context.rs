@@ -156,7 +156,10 @@ impl Stores {
         let store = stores.get(namespace).or_else(|| stores.get(""));
         let owned = |object: &K| {
             object.meta().namespace.as_deref() == Some(namespace)
-                && object.owner_references().iter().any(|reference| reference.uid == owner)
+                && object
+                    .owner_references()
+                    .iter()
+                    .any(|reference| reference.uid == owner)
         };
         store.map(|store| store.state_filter(owned)).unwrap_or_default()
     }
@@ -225,7 +228,9 @@ impl Queues {
 fn request<K: Resource<DynamicType = ()>>(key: &Key, why: &str) -> ReconcileRequest<K> {
     ReconcileRequest {
         obj_ref: key.to_ref(),
-        reason: ReconcileReason::Custom { reason: why.to_owned() },
+        reason: ReconcileReason::Custom {
+            reason: why.to_owned(),
+        },
     }
 }
 

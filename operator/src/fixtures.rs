@@ -32,7 +32,9 @@ pub fn poller(name: &str, created: i64, endpoints: &[(&str, &str, &[&str])]) -> 
         endpoints: endpoints.collect(),
         output: Output {
             kafka: KafkaOutput {
-                cluster: KafkaCluster { bootstrap_servers: vec!["kafka:9092".to_owned()] },
+                cluster: KafkaCluster {
+                    bootstrap_servers: vec!["kafka:9092".to_owned()],
+                },
                 topic: "telemetry".to_owned(),
             },
         },

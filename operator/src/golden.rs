@@ -20,7 +20,10 @@ pub fn settings() -> Settings {
 /// Compares objects with `tests/golden/<name>.yaml`. With `CORRENTE_GOLDEN=write` the file is written
 /// instead, to be looked at and committed.
 pub fn check<T: Serialize>(name: &str, objects: &[T]) {
-    let documents: Vec<String> = objects.iter().map(|object| serde_saphyr::to_string(object).unwrap()).collect();
+    let documents: Vec<String> = objects
+        .iter()
+        .map(|object| serde_saphyr::to_string(object).unwrap())
+        .collect();
     let built = documents.join("---\n");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{name}.yaml"));
     if std::env::var("CORRENTE_GOLDEN").is_ok_and(|mode| mode == "write") {
@@ -28,5 +31,8 @@ pub fn check<T: Serialize>(name: &str, objects: &[T]) {
         std::fs::write(&file, &built).unwrap();
     }
     let expected = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(built, expected, "{name} differs; look at it, then write it with CORRENTE_GOLDEN=write");
+    assert_eq!(
+        built, expected,
+        "{name} differs; look at it, then write it with CORRENTE_GOLDEN=write"
+    );
 }

@@ -69,7 +69,10 @@ pub async fn run(client: Client, settings: Settings, health: Arc<Health>, shutdo
     }
     let (stores, writers) = watches::caches(&settings.namespaces);
     let (queues, requests) = Queues::new();
-    let reporter = Reporter { controller: OPERATOR.to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let reporter = Reporter {
+        controller: OPERATOR.to_owned(),
+        instance: std::env::var("POD_NAME").ok(),
+    };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         client,
@@ -102,7 +105,13 @@ pub async fn run(client: Client, settings: Settings, health: Arc<Health>, shutdo
 
     let mut working = JoinSet::new();
     let pollers = requests.pollers.take_until(shutdown.clone().cancelled_owned());
-    working.spawn(control("meterpoller", context.clone(), context.stores.pollers.clone(), pollers, reconcile_poller));
+    working.spawn(control(
+        "meterpoller",
+        context.clone(),
+        context.stores.pollers.clone(),
+        pollers,
+        reconcile_poller,
+    ));
     let pipelines = requests.pipelines.take_until(shutdown.clone().cancelled_owned());
     working.spawn(control(
         "telemetrypipeline",
@@ -162,14 +171,18 @@ async fn control<K, Look>(
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     Look: Future<Output = Result<Action, Error>> + Send + 'static,
 {
-    let config = controller::Config::default().debounce(context.settings.timing.debounce).concurrency(AT_ONCE);
+    let config = controller::Config::default()
+        .debounce(context.settings.timing.debounce)
+        .concurrency(AT_ONCE);
     let counted = store.clone();
     let timed = move |object: Arc<K>, context: Arc<Context>| {
         let began = Instant::now();
         let key = crate::context::Key::of(object.as_ref()).to_string();
         let look = look(object, context.clone());
         Box::pin(async move {
-            let result = tokio::time::timeout(PATIENCE, look).await.unwrap_or(Err(Error::Timeout));
+            let result = tokio::time::timeout(PATIENCE, look)
+                .await
+                .unwrap_or(Err(Error::Timeout));
             telemetry::reconciled(name, began, result.as_ref().err().map(Error::category));
             if result.is_ok() {
                 context.backoffs.succeeded(&key);
@@ -191,8 +204,11 @@ async fn control<K, Look>(
                 .set(telemetry::as_f64(counted.len()));
             match result {
                 // Told where it is put off; an object that is gone meanwhile is no failure.
-                Ok(_) | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
-                Err(error) => tracing::error!(controller = name, error = %events::chain(&error), "the queue failed"),
+                Ok(_)
+                | Err(controller::Error::ReconcilerFailed(..) | controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => {
+                    tracing::error!(controller = name, error = %events::chain(&error), "the queue failed")
+                }
             }
             std::future::ready(())
         })

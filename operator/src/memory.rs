@@ -74,7 +74,11 @@ mod tests {
 
     #[test]
     fn knows_whether_the_cache_has_caught_up() {
-        let written = Written { status: (), resource_version: "100".into(), at: Instant::now() };
+        let written = Written {
+            status: (),
+            resource_version: "100".into(),
+            at: Instant::now(),
+        };
         for (seen, caught_up) in [("99", false), ("100", true), ("1000", true), ("opaque", true)] {
             assert_eq!(written.is_seen_at(Some(seen)), caught_up, "{seen}");
         }

@@ -20,13 +20,21 @@ impl Revision {
     /// The name of a shard's ConfigMap with this content: `<name>-<shard>-<hash>`.
     #[must_use]
     pub fn of_shard(name: &str, shard: i32, content: &str) -> Self {
-        Self(bounded(name, &format!("-{shard}-{}", content_hash(content)), OBJECT))
+        Self(bounded(
+            name,
+            &format!("-{shard}-{}", content_hash(content)),
+            OBJECT,
+        ))
     }
 
     /// The name of a pipeline's ConfigMap with this content: `<name>-pipeline-<hash>`.
     #[must_use]
     pub fn of_pipeline(name: &str, content: &str) -> Self {
-        Self(bounded(name, &format!("-pipeline-{}", content_hash(content)), OBJECT))
+        Self(bounded(
+            name,
+            &format!("-pipeline-{}", content_hash(content)),
+            OBJECT,
+        ))
     }
 
     /// The ConfigMap's name.
@@ -87,7 +95,10 @@ mod tests {
         let revision = Revision::of_shard("site-a", 0, "{}");
         assert_eq!(revision.as_str(), format!("site-a-0-{}", content_hash("{}")));
         let revision = Revision::of_pipeline("store", "{}");
-        assert_eq!(revision.as_str(), format!("store-pipeline-{}", content_hash("{}")));
+        assert_eq!(
+            revision.as_str(),
+            format!("store-pipeline-{}", content_hash("{}"))
+        );
     }
 
     #[test]
@@ -98,7 +109,11 @@ mod tests {
         assert_ne!(shard_deployment(&one, 0), shard_deployment(&two, 0));
         assert_ne!(shard_deployment(&one, 0), shard_deployment(&one, 1));
         let dotted = "a".repeat(51) + ".b" + &"c".repeat(100);
-        assert!(!shard_deployment(&dotted, 0).contains(".-"), "{}", shard_deployment(&dotted, 0));
+        assert!(
+            !shard_deployment(&dotted, 0).contains(".-"),
+            "{}",
+            shard_deployment(&dotted, 0)
+        );
     }
 
     #[test]

@@ -80,7 +80,10 @@ impl Reports {
                     reports.insert(uid, None);
                 }
                 Some(known) => {
-                    let report = known.report.clone().and_then(|report| serde_json::from_value(report).ok());
+                    let report = known
+                        .report
+                        .clone()
+                        .and_then(|report| serde_json::from_value(report).ok());
                     if let Some(report) = report {
                         reports.insert(uid, Some(report));
                     }
@@ -118,7 +121,14 @@ impl Reports {
         let complete = answer.as_ref().is_none_or(is_complete);
         let report = answer.or_else(|| last.clone());
         let is_new = before.is_none() || essence(report.as_ref()) != essence(last.as_ref());
-        all.insert(uid.to_owned(), Known { asked: Instant::now(), report, complete });
+        all.insert(
+            uid.to_owned(),
+            Known {
+                asked: Instant::now(),
+                report,
+                complete,
+            },
+        );
         is_new
     }
 
@@ -129,22 +139,30 @@ impl Reports {
 
 /// Whether all meters of a report have been polled.
 fn is_complete(report: &Value) -> bool {
-    serde_json::from_value::<PollerReport>(report.clone())
-        .map_or(true, |report| report.meters.healthy + report.meters.failing >= report.meters.total)
+    serde_json::from_value::<PollerReport>(report.clone()).map_or(true, |report| {
+        report.meters.healthy + report.meters.failing >= report.meters.total
+    })
 }
 
 /// What of a report a status shows; the rest counts up all the time.
 fn essence(report: Option<&Value>) -> Option<[Option<&Value>; 4]> {
     let report = report?;
     let trouble = report.get("spool").and_then(|spool| spool.get("trouble"));
-    Some([report.get("meters"), report.get("failingMeters"), trouble, report.get("trouble")])
+    Some([
+        report.get("meters"),
+        report.get("failingMeters"),
+        trouble,
+        report.get("trouble"),
+    ])
 }
 
 /// Asks the workers in turn, until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(PATIENCE));
-    let client: Client<HttpConnector, Body> = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+    let client: Client<HttpConnector, Body> = Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(0)
+        .build(connector);
     let period = context.settings.timing.report;
     let mut steps = tokio::time::interval(period / STEPS);
     steps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -154,13 +172,21 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             _ = steps.tick() => {}
         }
         let pods = context.stores.pods.state();
-        context.reports.retain(|uid| pods.iter().any(|pod| pod.metadata.uid.as_deref() == Some(uid)));
+        context
+            .reports
+            .retain(|uid| pods.iter().any(|pod| pod.metadata.uid.as_deref() == Some(uid)));
         let due = pods.into_iter().filter(|pod| {
             podstate::has_started(pod)
-                && context.settings.namespaces.contain(pod.metadata.namespace.as_deref().unwrap_or_default())
-                && context.reports.is_due(pod.metadata.uid.as_deref().unwrap_or_default(), period)
+                && context
+                    .settings
+                    .namespaces
+                    .contain(pod.metadata.namespace.as_deref().unwrap_or_default())
+                && context
+                    .reports
+                    .is_due(pod.metadata.uid.as_deref().unwrap_or_default(), period)
         });
-        let asking = futures::stream::iter(due).for_each_concurrent(AT_ONCE, |pod| ask_and_note(&context, &client, pod));
+        let asking = futures::stream::iter(due)
+            .for_each_concurrent(AT_ONCE, |pod| ask_and_note(&context, &client, pod));
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = asking => {}
@@ -169,8 +195,12 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
 }
 
 async fn ask_and_note(context: &Context, client: &Client<HttpConnector, Body>, pod: Arc<Pod>) {
-    let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else { return };
-    let answer = tokio::time::timeout(PATIENCE, ask(client, &address)).await.unwrap_or(Err(Error::Timeout));
+    let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else {
+        return;
+    };
+    let answer = tokio::time::timeout(PATIENCE, ask(client, &address))
+        .await
+        .unwrap_or(Err(Error::Timeout));
     let answer = match answer {
         Ok(answer) => Some(answer),
         Err(error) => {
@@ -179,11 +209,20 @@ async fn ask_and_note(context: &Context, client: &Client<HttpConnector, Body>, p
             None
         }
     };
-    if context.reports.note(pod.metadata.uid.as_deref().unwrap_or_default(), answer)
+    if context
+        .reports
+        .note(pod.metadata.uid.as_deref().unwrap_or_default(), answer)
         && let Some(name) = pod.annotations().get(annotations::RESOURCE)
     {
-        let key = Key { namespace: pod.namespace().unwrap_or_default(), name: name.clone() };
-        if pod.labels().get(labels::COMPONENT).is_some_and(|component| component == labels::POLLER) {
+        let key = Key {
+            namespace: pod.namespace().unwrap_or_default(),
+            name: name.clone(),
+        };
+        if pod
+            .labels()
+            .get(labels::COMPONENT)
+            .is_some_and(|component| component == labels::POLLER)
+        {
             context.queues.poller(&key, "its worker reports something new");
         } else {
             context.queues.pipeline(&key, "its worker reports something new");
@@ -192,7 +231,11 @@ async fn ask_and_note(context: &Context, client: &Client<HttpConnector, Body>, p
 }
 
 async fn ask(client: &Client<HttpConnector, Body>, address: &str) -> Result<Value, Error> {
-    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let host = if address.contains(':') {
+        format!("[{address}]")
+    } else {
+        address.to_owned()
+    };
     let uri = format!("http://{host}:{}/status", corrente_runtime::http::PORT);
     let uri = uri.parse().map_err(|_| Error::Address(address.to_owned()))?;
     let answer = client.get(uri).await?;

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use corrente_crds::common::PodTemplate;
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext, PodSpec,
-        PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume, VolumeMount,
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext,
+        PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, Toleration,
+        Volume, VolumeMount,
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -56,11 +57,13 @@ impl Worker<'_> {
     #[must_use]
     pub fn pod(self) -> PodTemplateSpec {
         let template = self.template.cloned().unwrap_or_default();
-        let passed = |(key, _): &(String, String)| !labels::RESERVED.iter().any(|prefix| key.starts_with(prefix));
+        let passed =
+            |(key, _): &(String, String)| !labels::RESERVED.iter().any(|prefix| key.starts_with(prefix));
         let mut labels: BTreeMap<String, String> = template.labels.into_iter().filter(passed).collect();
         labels.extend(self.labels);
         let passed = |(key, _): &(String, String)| !key.starts_with(annotations::RESERVED);
-        let mut annotations: BTreeMap<String, String> = template.annotations.into_iter().filter(passed).collect();
+        let mut annotations: BTreeMap<String, String> =
+            template.annotations.into_iter().filter(passed).collect();
         annotations.extend(self.annotations);
 
         let (mut volumes, mut mounts): (Vec<Volume>, Vec<VolumeMount>) = self.volumes.into_iter().unzip();
@@ -68,7 +71,10 @@ impl Worker<'_> {
             0,
             Volume {
                 name: CONFIG_VOLUME.to_owned(),
-                config_map: Some(ConfigMapVolumeSource { name: self.config_map.to_owned(), ..Default::default() }),
+                config_map: Some(ConfigMapVolumeSource {
+                    name: self.config_map.to_owned(),
+                    ..Default::default()
+                }),
                 ..Default::default()
             },
         );
@@ -142,7 +148,12 @@ pub fn common_labels(component: &str, resource: &str) -> BTreeMap<String, String
 
 /// The metadata of an object that belongs to a resource and goes with it.
 #[must_use]
-pub fn metadata(name: &str, namespace: &str, labels: BTreeMap<String, String>, owner: &OwnerReference) -> ObjectMeta {
+pub fn metadata(
+    name: &str,
+    namespace: &str,
+    labels: BTreeMap<String, String>,
+    owner: &OwnerReference,
+) -> ObjectMeta {
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(namespace.to_owned()),
@@ -182,7 +193,13 @@ pub fn tolerate_lost_node(seconds: Option<i64>) -> Vec<Toleration> {
 pub fn resources(cpu: &str, memory: &str, memory_limit: &str) -> ResourceRequirements {
     let quantity = |text: &str| Quantity(text.to_owned());
     ResourceRequirements {
-        requests: Some([("cpu".to_owned(), quantity(cpu)), ("memory".to_owned(), quantity(memory))].into()),
+        requests: Some(
+            [
+                ("cpu".to_owned(), quantity(cpu)),
+                ("memory".to_owned(), quantity(memory)),
+            ]
+            .into(),
+        ),
         limits: Some([("memory".to_owned(), quantity(memory_limit))].into()),
         ..Default::default()
     }
@@ -192,13 +209,19 @@ fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Default::default() }),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
 
 fn runtime_default() -> SeccompProfile {
-    SeccompProfile { type_: "RuntimeDefault".to_owned(), ..Default::default() }
+    SeccompProfile {
+        type_: "RuntimeDefault".to_owned(),
+        ..Default::default()
+    }
 }
 
 fn probe(path: &str, period: i32, failures: i32) -> Probe {

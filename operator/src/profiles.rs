@@ -22,7 +22,12 @@ impl Profiles {
     pub fn of<'a>(stores: &Stores, specs: impl IntoIterator<Item = &'a MeterPollerSpec>) -> Self {
         let mut profiles = Self::default();
         for name in specs.into_iter().flat_map(named) {
-            match stores.profiles.get(&ObjectRef::new(name)).as_deref().map(|guarded| &guarded.0) {
+            match stores
+                .profiles
+                .get(&ObjectRef::new(name))
+                .as_deref()
+                .map(|guarded| &guarded.0)
+            {
                 Some(Ok(profile)) => {
                     profiles.known.insert(name.to_owned(), profile.spec.clone());
                 }
@@ -39,7 +44,10 @@ impl Profiles {
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let problem = |(name, error): (&String, &String)| {
-            Problem::new("", format!("MeterProfile {name} cannot be read: {error}; correct that profile"))
+            Problem::new(
+                "",
+                format!("MeterProfile {name} cannot be read: {error}; correct that profile"),
+            )
         };
         self.unreadable.iter().map(problem).collect()
     }

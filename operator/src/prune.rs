@@ -54,10 +54,17 @@ pub struct Inventory<'a> {
 ///
 /// # Errors
 /// Where the API server does not let it.
-pub async fn prune(client: &Client, memory: &Memory, namespace: &str, inventory: &Inventory<'_>) -> Result<usize, Error> {
+pub async fn prune(
+    client: &Client,
+    memory: &Memory,
+    namespace: &str,
+    inventory: &Inventory<'_>,
+) -> Result<usize, Error> {
     let mut gone = 0;
     for deployment in inventory.deployments {
-        if !inventory.current.contains(&deployment.name_any()) && deployment.metadata.deletion_timestamp.is_none() {
+        if !inventory.current.contains(&deployment.name_any())
+            && deployment.metadata.deletion_timestamp.is_none()
+        {
             delete::<Deployment>(client, memory, "Deployment", namespace, &deployment.metadata).await?;
             gone += 1;
         }
@@ -77,16 +84,26 @@ pub async fn prune(client: &Client, memory: &Memory, namespace: &str, inventory:
 fn stale<'a>(inventory: &'a Inventory<'_>, in_use: &BTreeSet<&str>) -> Vec<&'a PartialObjectMeta<ConfigMap>> {
     let mut series: BTreeMap<Option<&String>, Vec<&PartialObjectMeta<ConfigMap>>> = BTreeMap::new();
     for config_map in inventory.config_maps {
-        series.entry(config_map.labels().get(inventory.series)).or_default().push(config_map);
+        series
+            .entry(config_map.labels().get(inventory.series))
+            .or_default()
+            .push(config_map);
     }
     let mut stale = Vec::new();
     for revisions in series.values_mut() {
-        let is_current = |revision: &PartialObjectMeta<ConfigMap>| inventory.current.contains(&revision.name_any());
+        let is_current =
+            |revision: &PartialObjectMeta<ConfigMap>| inventory.current.contains(&revision.name_any());
         let exists = revisions.iter().any(|revision| is_current(revision));
         // The current one first, although it may be an old one that was gone back to; then the newest.
         revisions.sort_by_key(|revision| {
-            let created = revision.creation_timestamp().map(|Time(at)| at.as_second()).unwrap_or(i64::MAX);
-            (!is_current(revision), std::cmp::Reverse((created, revision.name_any())))
+            let created = revision
+                .creation_timestamp()
+                .map(|Time(at)| at.as_second())
+                .unwrap_or(i64::MAX);
+            (
+                !is_current(revision),
+                std::cmp::Reverse((created, revision.name_any())),
+            )
         });
         let kept = if exists { REVISIONS } else { 0 };
         stale.extend(revisions.iter().skip(kept).filter(|revision| {
@@ -104,17 +121,28 @@ async fn delete<K>(
     object: &kube::core::ObjectMeta,
 ) -> Result<(), Error>
 where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
 {
     let name = object.name.clone().unwrap_or_default();
     let params = DeleteParams {
         // Not one of the same name that was made since.
-        preconditions: Some(Preconditions { uid: object.uid.clone(), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: object.uid.clone(),
+            resource_version: None,
+        }),
         ..DeleteParams::background()
     };
     crate::telemetry::write(kind, "delete");
-    let deleted = Api::<K>::namespaced(client.clone(), namespace).delete(&name, &params).await;
-    memory.applied.lock().remove(&(kind, namespace.to_owned(), name.clone()));
+    let deleted = Api::<K>::namespaced(client.clone(), namespace)
+        .delete(&name, &params)
+        .await;
+    memory
+        .applied
+        .lock()
+        .remove(&(kind, namespace.to_owned(), name.clone()));
     match deleted {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
@@ -137,11 +165,23 @@ mod tests {
         Arc::new(object)
     }
 
-    fn names(config_maps: &[Arc<PartialObjectMeta<ConfigMap>>], current: &[&str], in_use: &[&str]) -> Vec<String> {
+    fn names(
+        config_maps: &[Arc<PartialObjectMeta<ConfigMap>>],
+        current: &[&str],
+        in_use: &[&str],
+    ) -> Vec<String> {
         let current: BTreeSet<String> = current.iter().map(|name| (*name).to_owned()).collect();
-        let inventory = Inventory { deployments: &[], config_maps, pods: &[], current: &current, series: labels::SHARD };
-        let mut names: Vec<String> =
-            stale(&inventory, &in_use.iter().copied().collect()).iter().map(|object| object.name_any()).collect();
+        let inventory = Inventory {
+            deployments: &[],
+            config_maps,
+            pods: &[],
+            current: &current,
+            series: labels::SHARD,
+        };
+        let mut names: Vec<String> = stale(&inventory, &in_use.iter().copied().collect())
+            .iter()
+            .map(|object| object.name_any())
+            .collect();
         names.sort();
         names
     }
@@ -149,11 +189,28 @@ mod tests {
     #[test]
     fn the_last_revisions_of_each_shard_stay() {
         let all: Vec<_> = (1..=5)
-            .flat_map(|at| [config_map(&format!("a{at}"), "0", at), config_map(&format!("b{at}"), "1", at)])
+            .flat_map(|at| {
+                [
+                    config_map(&format!("a{at}"), "0", at),
+                    config_map(&format!("b{at}"), "1", at),
+                ]
+            })
             .collect();
         assert_eq!(names(&all, &["a5", "b5"], &[]), ["a1", "a2", "b1", "b2"]);
-        assert_eq!(names(&all, &["a5", "b5"], &["a1"]), ["a2", "b1", "b2"], "one that runs stays");
-        assert_eq!(names(&all, &["a1", "b5"], &[]), ["a2", "a3", "b1", "b2"], "one that was gone back to is current");
-        assert_eq!(names(&all, &["a5"], &["b4"]), ["a1", "a2", "b1", "b2", "b3", "b5"], "a removed shard keeps none but what runs");
+        assert_eq!(
+            names(&all, &["a5", "b5"], &["a1"]),
+            ["a2", "b1", "b2"],
+            "one that runs stays"
+        );
+        assert_eq!(
+            names(&all, &["a1", "b5"], &[]),
+            ["a2", "a3", "b1", "b2"],
+            "one that was gone back to is current"
+        );
+        assert_eq!(
+            names(&all, &["a5"], &["b4"]),
+            ["a1", "a2", "b1", "b2", "b3", "b5"],
+            "a removed shard keeps none but what runs"
+        );
     }
 }

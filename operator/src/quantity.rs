@@ -40,9 +40,17 @@ fn nano(text: &str) -> Option<i128> {
     let digits = format!("{whole}{fraction}");
     let value: i128 = digits.parse().ok()?;
     let decimal = if binary { 0 } else { power } + exponent + 9 - i32::try_from(fraction.len()).ok()?;
-    let value = if binary { value.checked_mul(1024_i128.checked_pow(u32::try_from(power).ok()?)?)? } else { value };
+    let value = if binary {
+        value.checked_mul(1024_i128.checked_pow(u32::try_from(power).ok()?)?)?
+    } else {
+        value
+    };
     let ten = 10_i128.checked_pow(decimal.unsigned_abs())?;
-    if decimal >= 0 { value.checked_mul(ten) } else { Some((value + ten - 1).div_euclid(ten)) }
+    if decimal >= 0 {
+        value.checked_mul(ten)
+    } else {
+        Some((value + ten - 1).div_euclid(ten))
+    }
 }
 
 #[cfg(test)]
@@ -65,7 +73,14 @@ mod tests {
         ] {
             assert!(same(one, other) && same(other, one), "{one} and {other}");
         }
-        for (one, other) in [("1", "1001m"), ("1k", "1Ki"), ("1", "x"), ("", "0"), ("1m", "1M"), ("99999999999999999999Ei", "1")] {
+        for (one, other) in [
+            ("1", "1001m"),
+            ("1k", "1Ki"),
+            ("1", "x"),
+            ("", "0"),
+            ("1m", "1M"),
+            ("99999999999999999999Ei", "1"),
+        ] {
             assert!(!same(one, other), "{one} and {other}");
         }
     }

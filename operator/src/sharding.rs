@@ -35,7 +35,9 @@ pub fn assign(keys: &[&str], shards: usize) -> Vec<usize> {
 }
 
 fn highest_bidder(key: &str, shards: usize) -> usize {
-    (0..shards).max_by_key(|shard| (bid(key, *shard), *shard)).unwrap_or(0)
+    (0..shards)
+        .max_by_key(|shard| (bid(key, *shard), *shard))
+        .unwrap_or(0)
 }
 
 fn bid(key: &str, shard: usize) -> u64 {

@@ -42,9 +42,7 @@ pub trait Reported:
     /// What was written last, by uid.
     fn written(memory: &Memory) -> &SharedMap<String, Written<Self::Status>>;
     /// The conditions of a status.
-    fn conditions(
-        status: &Self::Status,
-    ) -> &[Condition];
+    fn conditions(status: &Self::Status) -> &[Condition];
     /// A status without what changes from minute to minute.
     fn without_figures(status: &Self::Status) -> Self::Status;
 }
@@ -112,7 +110,10 @@ pub async fn write<K: Reported>(
     let uid = object.uid().unwrap_or_default();
     if K::without_figures(&desired) == K::without_figures(current) {
         let period = context.settings.timing.figures;
-        let last = K::written(&context.memory).lock().get(&uid).map(|written| written.at.elapsed());
+        let last = K::written(&context.memory)
+            .lock()
+            .get(&uid)
+            .map(|written| written.at.elapsed());
         if let Some(wait) = last.and_then(|last| period.checked_sub(last)) {
             return Ok(Some(wait));
         }
@@ -128,7 +129,13 @@ pub async fn write<K: Reported>(
     crate::telemetry::write("Status", "apply");
     let params = PatchParams::apply(STATUS_MANAGER).force();
     let written = api.patch_status(&name, &params, &Patch::Apply(body)).await?;
-    tell(&context.recorder, about, K::conditions(current), K::conditions(&desired)).await;
+    tell(
+        &context.recorder,
+        about,
+        K::conditions(current),
+        K::conditions(&desired),
+    )
+    .await;
     let written = Written {
         status: desired,
         resource_version: written.resource_version().unwrap_or_default(),
@@ -144,14 +151,11 @@ pub fn forget<K: Reported>(uid: &str, memory: &Memory) {
 }
 
 /// Events for what a person should know: a verdict that changed, and not each of its words.
-async fn tell(
-    recorder: &Recorder,
-    about: &ObjectReference,
-    before: &[Condition],
-    after: &[Condition],
-) {
-    let (Some(ready), degraded) = (conditions::find(after, types::READY), conditions::find(after, types::DEGRADED))
-    else {
+async fn tell(recorder: &Recorder, about: &ObjectReference, before: &[Condition], after: &[Condition]) {
+    let (Some(ready), degraded) = (
+        conditions::find(after, types::READY),
+        conditions::find(after, types::DEGRADED),
+    ) else {
         return;
     };
     let is_news = |now: &Condition| {
@@ -159,9 +163,8 @@ async fn tell(
         before.is_none_or(|before| before.status != now.status || before.reason != now.reason)
     };
     let invalid = |reason: &str| reason == reasons::INVALID || reason == reasons::NAME_TAKEN;
-    let other_words = |kind: &str, now: &str| {
-        conditions::find(before, kind).is_none_or(|before| before.message != now)
-    };
+    let other_words =
+        |kind: &str, now: &str| conditions::find(before, kind).is_none_or(|before| before.message != now);
     if invalid(&ready.reason) {
         if is_news(ready) || other_words(types::READY, &ready.message) {
             events::warning(recorder, about, &ready.reason, &ready.message).await;
@@ -189,16 +192,25 @@ pub async fn write_unreadable<K: Reported>(
     error: &str,
 ) -> Result<(), Error> {
     use kube::core::{ApiResource, DynamicObject};
-    let (name, namespace) =
-        (metadata.name.clone().unwrap_or_default(), metadata.namespace.clone().unwrap_or_default());
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &ApiResource::erase::<K>(&()));
-    let Some(found) = api.get_opt(&name).await? else { return Ok(()) };
-    let current = found.data.get("status").and_then(|status| status.get("conditions")).cloned();
-    let current = current.and_then(|list| serde_json::from_value::<Vec<_>>(list).ok()).unwrap_or_default();
+    let (name, namespace) = (
+        metadata.name.clone().unwrap_or_default(),
+        metadata.namespace.clone().unwrap_or_default(),
+    );
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &namespace, &ApiResource::erase::<K>(&()));
+    let Some(found) = api.get_opt(&name).await? else {
+        return Ok(());
+    };
+    let status = found.data.get("status");
+    let current = status.and_then(|status| status.get("conditions")).cloned();
+    let current = current
+        .and_then(|list| serde_json::from_value::<Vec<_>>(list).ok())
+        .unwrap_or_default();
     let refusal = poller::status::Refusal {
         reason: reasons::INVALID,
         sentences: vec![format!("it cannot be read: {error}")],
-        runs: !current.is_empty(),
+        // Its pods are selected by what was written when they were made.
+        runs: status.is_some_and(|status| status.get("selector").is_some()),
     };
     let now = k8s_openapi::jiff::Timestamp::now();
     let desired = poller::status::refused_conditions(&refusal, &current, metadata.generation, now);
@@ -207,7 +219,10 @@ pub async fn write_unreadable<K: Reported>(
     }
     crate::telemetry::write("Status", "merge");
     let patch = json!({"status": {"conditions": desired, "observedGeneration": metadata.generation}});
-    let params = PatchParams { field_manager: Some(STATUS_MANAGER.to_owned()), ..PatchParams::default() };
+    let params = PatchParams {
+        field_manager: Some(STATUS_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
     api.patch_status(&name, &params, &Patch::Merge(patch)).await?;
     tell(recorder, about, &current, &desired).await;
     Ok(())

@@ -60,16 +60,30 @@ pub fn caches(namespaces: &Namespaces) -> (Stores, Writers) {
         pollers: Writer::default(),
         pipelines: Writer::default(),
         pods: Writer::default(),
-        deployments: scopes.iter().map(|scope| (scope.clone(), Writer::default())).collect(),
-        config_maps: scopes.iter().map(|scope| (scope.clone(), Writer::default())).collect(),
+        deployments: scopes
+            .iter()
+            .map(|scope| (scope.clone(), Writer::default()))
+            .collect(),
+        config_maps: scopes
+            .iter()
+            .map(|scope| (scope.clone(), Writer::default()))
+            .collect(),
     };
     let stores = Stores {
         profiles: writers.profiles.as_reader(),
         pollers: writers.pollers.as_reader(),
         pipelines: writers.pipelines.as_reader(),
         pods: writers.pods.as_reader(),
-        deployments: writers.deployments.iter().map(|(scope, writer)| (scope.clone(), writer.as_reader())).collect(),
-        config_maps: writers.config_maps.iter().map(|(scope, writer)| (scope.clone(), writer.as_reader())).collect(),
+        deployments: writers
+            .deployments
+            .iter()
+            .map(|(scope, writer)| (scope.clone(), writer.as_reader()))
+            .collect(),
+        config_maps: writers
+            .config_maps
+            .iter()
+            .map(|(scope, writer)| (scope.clone(), writer.as_reader()))
+            .collect(),
     };
     (stores, writers)
 }
@@ -79,38 +93,85 @@ pub fn caches(namespaces: &Namespaces) -> (Stores, Writers) {
 pub fn watches(context: &Arc<Context>, writers: Writers) -> Vec<BoxFuture<'static, ()>> {
     let client = &context.client;
     let managed = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::CORRENTE));
-    let components = format!("{} in ({},{})", labels::COMPONENT, labels::POLLER, labels::PIPELINE);
+    let components = format!(
+        "{} in ({},{})",
+        labels::COMPONENT,
+        labels::POLLER,
+        labels::PIPELINE
+    );
     let workers = watcher::Config::default().labels(&components);
     let all = watcher::Config::default();
     let mut watches: Vec<BoxFuture<'static, ()>> = vec![
-        Box::pin(follow("MeterProfile", Api::all(client.clone()), all.clone(), writers.profiles, trim, {
-            let context = context.clone();
-            move |change| on_profile(&context, change)
-        })),
-        Box::pin(follow("MeterPoller", Api::all(client.clone()), all.clone(), writers.pollers, trim, {
-            let context = context.clone();
-            move |change| on_poller(&context, change)
-        })),
-        Box::pin(follow("TelemetryPipeline", Api::all(client.clone()), all, writers.pipelines, trim, {
-            let context = context.clone();
-            move |change| on_pipeline(&context, change)
-        })),
-        Box::pin(follow("Pod", Api::all(client.clone()), workers, writers.pods, podstate::trim, {
-            let context = context.clone();
-            move |change| on_pod(&context, change)
-        })),
+        Box::pin(follow(
+            "MeterProfile",
+            Api::all(client.clone()),
+            all.clone(),
+            writers.profiles,
+            trim,
+            {
+                let context = context.clone();
+                move |change| on_profile(&context, change)
+            },
+        )),
+        Box::pin(follow(
+            "MeterPoller",
+            Api::all(client.clone()),
+            all.clone(),
+            writers.pollers,
+            trim,
+            {
+                let context = context.clone();
+                move |change| on_poller(&context, change)
+            },
+        )),
+        Box::pin(follow(
+            "TelemetryPipeline",
+            Api::all(client.clone()),
+            all,
+            writers.pipelines,
+            trim,
+            {
+                let context = context.clone();
+                move |change| on_pipeline(&context, change)
+            },
+        )),
+        Box::pin(follow(
+            "Pod",
+            Api::all(client.clone()),
+            workers,
+            writers.pods,
+            podstate::trim,
+            {
+                let context = context.clone();
+                move |change| on_pod(&context, change)
+            },
+        )),
     ];
     for (scope, writer) in writers.deployments {
         let (api, context) = (scoped(client, &scope), context.clone());
-        watches.push(Box::pin(follow("Deployment", api, managed.clone(), writer, trim_deployment, move |change| {
-            on_owned(&context, "Deployment", change);
-        })));
+        watches.push(Box::pin(follow(
+            "Deployment",
+            api,
+            managed.clone(),
+            writer,
+            trim_deployment,
+            move |change| {
+                on_owned(&context, "Deployment", change);
+            },
+        )));
     }
     for (scope, writer) in writers.config_maps {
         let (api, context) = (scoped(client, &scope), context.clone());
-        watches.push(Box::pin(follow("ConfigMap", api, managed.clone(), writer, trim, move |change| {
-            on_owned(&context, "ConfigMap", change);
-        })));
+        watches.push(Box::pin(follow(
+            "ConfigMap",
+            api,
+            managed.clone(),
+            writer,
+            trim,
+            move |change| {
+                on_owned(&context, "ConfigMap", change);
+            },
+        )));
     }
     watches
 }
@@ -119,7 +180,11 @@ fn scoped<K>(client: &Client, scope: &str) -> Api<K>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
 {
-    if scope.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), scope) }
+    if scope.is_empty() {
+        Api::all(client.clone())
+    } else {
+        Api::namespaced(client.clone(), scope)
+    }
 }
 
 /// What happened to the objects of a kind.
@@ -207,11 +272,16 @@ fn on_poller(context: &Context, change: Change<'_, GuardedPoller>) {
 /// Settles anew who owns what, and has a look at those for whom it comes out otherwise.
 pub fn settle_claims(context: &Context) {
     let pollers = context.stores.pollers.state();
-    let readable: Vec<&MeterPoller> = pollers.iter().filter_map(|guarded| guarded.0.as_ref().ok()).collect();
+    let readable: Vec<&MeterPoller> = pollers
+        .iter()
+        .filter_map(|guarded| guarded.0.as_ref().ok())
+        .collect();
     let later = Arc::new(Claims::of(&readable));
     let before = std::mem::replace(&mut *context.claims.lock(), later.clone());
     for key in before.changed(&later) {
-        context.queues.poller(&key, "another MeterPoller's endpoints or meters changed");
+        context
+            .queues
+            .poller(&key, "another MeterPoller's endpoints or meters changed");
     }
 }
 
@@ -235,11 +305,15 @@ fn on_profile(context: &Context, change: Change<'_, GuardedProfile>) {
         if let Ok(poller) = &guarded.0
             && profiles::named(&poller.spec).contains(name.as_str())
         {
-            context.queues.poller(&Key::of(poller), "a MeterProfile that it names changed");
+            context
+                .queues
+                .poller(&Key::of(poller), "a MeterProfile that it names changed");
         }
     }
     for pipeline in context.stores.pipelines.state() {
-        context.queues.pipeline(&Key::of(pipeline.as_ref()), "a MeterProfile changed");
+        context
+            .queues
+            .pipeline(&Key::of(pipeline.as_ref()), "a MeterProfile changed");
     }
 }
 
@@ -264,8 +338,13 @@ fn on_pod(context: &Context, change: Change<'_, Pod>) {
     if component == Some(labels::POLLER) {
         context.queues.gate();
     }
-    let Some(name) = pod.annotations().get(annotations::RESOURCE) else { return };
-    let key = Key { namespace: pod.namespace().unwrap_or_default(), name: name.clone() };
+    let Some(name) = pod.annotations().get(annotations::RESOURCE) else {
+        return;
+    };
+    let key = Key {
+        namespace: pod.namespace().unwrap_or_default(),
+        name: name.clone(),
+    };
     match component {
         Some(labels::POLLER) => context.queues.poller(&key, "its pod changed"),
         Some(labels::PIPELINE) => context.queues.pipeline(&key, "its pod changed"),
@@ -283,7 +362,10 @@ fn on_owned<K: Resource>(context: &Context, kind: &'static str, change: Change<'
     }
     let namespace = object.meta().namespace.clone().unwrap_or_default();
     for owner in object.meta().owner_references.iter().flatten() {
-        let key = Key { namespace: namespace.clone(), name: owner.name.clone() };
+        let key = Key {
+            namespace: namespace.clone(),
+            name: owner.name.clone(),
+        };
         match owner.kind.as_str() {
             "MeterPoller" => context.queues.poller(&key, "an object of its changed"),
             "TelemetryPipeline" => context.queues.pipeline(&key, "an object of its changed"),

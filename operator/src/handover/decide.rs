@@ -26,7 +26,10 @@ pub enum Verdict<'a> {
 pub fn decide(pods: &[Holder], now: Timestamp) -> Vec<(&Holder, Verdict<'_>)> {
     let mut waiting: Vec<&Holder> = pods.iter().filter(|pod| pod.waits()).collect();
     waiting.sort_by_key(|pod| pod.age());
-    waiting.into_iter().map(|pod| (pod, judge(pod, pods, now))).collect()
+    waiting
+        .into_iter()
+        .map(|pod| (pod, judge(pod, pods, now)))
+        .collect()
 }
 
 fn judge<'a>(pod: &Holder, pods: &'a [Holder], now: Timestamp) -> Verdict<'a> {
@@ -74,12 +77,20 @@ mod tests {
             finished: false,
             node: None,
             resource: Some("site".into()),
-            endpoints: endpoints.split(',').filter(|e| !e.is_empty()).map(str::to_owned).collect(),
+            endpoints: endpoints
+                .split(',')
+                .filter(|e| !e.is_empty())
+                .map(str::to_owned)
+                .collect(),
         }
     }
 
     fn running(uid: &str, created: i64, endpoints: &str) -> Holder {
-        Holder { gate: None, node: Some("node-1".into()), ..gated(uid, created, endpoints) }
+        Holder {
+            gate: None,
+            node: Some("node-1".into()),
+            ..gated(uid, created, endpoints)
+        }
     }
 
     /// The verdicts as text: `new`, `go`, or for whom the pod waits.
@@ -90,9 +101,11 @@ mod tests {
                 let text = match verdict {
                     Verdict::Release => "go".to_owned(),
                     Verdict::Newborn => "new".to_owned(),
-                    Verdict::Wait(blockers) => {
-                        blockers.iter().map(|b| b.uid.as_str()).collect::<Vec<_>>().join(" ")
-                    }
+                    Verdict::Wait(blockers) => blockers
+                        .iter()
+                        .map(|b| b.uid.as_str())
+                        .collect::<Vec<_>>()
+                        .join(" "),
                 };
                 (pod.uid.clone(), text)
             })
@@ -101,51 +114,129 @@ mod tests {
 
     #[test]
     fn the_table() {
-        let deleting = |holder: Holder| Holder { deleting: true, ..holder };
-        let finished = |holder: Holder| Holder { finished: true, ..holder };
-        let elsewhere = |holder: Holder| Holder { namespace: "other".into(), resource: None, ..holder };
-        let table: Vec<(&str, Vec<Holder>, Vec<(&str, &str)>)> = vec![
+        let deleting = |holder: Holder| Holder {
+            deleting: true,
+            ..holder
+        };
+        let finished = |holder: Holder| Holder {
+            finished: true,
+            ..holder
+        };
+        let elsewhere = |holder: Holder| Holder {
+            namespace: "other".into(),
+            resource: None,
+            ..holder
+        };
+        type Case<'a> = (&'a str, Vec<Holder>, Vec<(&'a str, &'a str)>);
+        let table: Vec<Case<'_>> = vec![
             ("nobody else", vec![gated("a", 1, "g1")], vec![("a", "go")]),
-            ("another endpoint", vec![gated("a", 1, "g1"), running("b", 0, "g2")], vec![("a", "go")]),
-            ("a running pod", vec![gated("a", 1, "g1,g2"), running("b", 0, "g2,g3")], vec![("a", "b")]),
-            ("a younger running pod", vec![gated("a", 1, "g1"), running("b", 5, "g1")], vec![("a", "b")]),
-            ("a pod told to end still runs", vec![gated("a", 1, "g1"), deleting(running("b", 0, "g1"))], vec![("a", "b")]),
-            ("a finished pod holds nothing", vec![gated("a", 1, "g1"), finished(running("b", 0, "g1"))], vec![("a", "go")]),
-            ("another namespace and no owner", vec![gated("a", 1, "g1"), elsewhere(running("b", 0, "g1"))], vec![("a", "b")]),
-            ("both gated: the older", vec![gated("a", 2, "g1"), gated("b", 1, "g1")], vec![("a", "b"), ("b", "go")]),
-            ("both gated, one second: the lower uid", vec![gated("b", 1, "g1"), gated("a", 1, "g1")], vec![("a", "go"), ("b", "a")]),
-            ("an older gated pod that never runs", vec![gated("a", 2, "g1"), deleting(gated("b", 1, "g1"))], vec![("a", "go")]),
+            (
+                "another endpoint",
+                vec![gated("a", 1, "g1"), running("b", 0, "g2")],
+                vec![("a", "go")],
+            ),
+            (
+                "a running pod",
+                vec![gated("a", 1, "g1,g2"), running("b", 0, "g2,g3")],
+                vec![("a", "b")],
+            ),
+            (
+                "a younger running pod",
+                vec![gated("a", 1, "g1"), running("b", 5, "g1")],
+                vec![("a", "b")],
+            ),
+            (
+                "a pod told to end still runs",
+                vec![gated("a", 1, "g1"), deleting(running("b", 0, "g1"))],
+                vec![("a", "b")],
+            ),
+            (
+                "a finished pod holds nothing",
+                vec![gated("a", 1, "g1"), finished(running("b", 0, "g1"))],
+                vec![("a", "go")],
+            ),
+            (
+                "another namespace and no owner",
+                vec![gated("a", 1, "g1"), elsewhere(running("b", 0, "g1"))],
+                vec![("a", "b")],
+            ),
+            (
+                "both gated: the older",
+                vec![gated("a", 2, "g1"), gated("b", 1, "g1")],
+                vec![("a", "b"), ("b", "go")],
+            ),
+            (
+                "both gated, one second: the lower uid",
+                vec![gated("b", 1, "g1"), gated("a", 1, "g1")],
+                vec![("a", "go"), ("b", "a")],
+            ),
+            (
+                "an older gated pod that never runs",
+                vec![gated("a", 2, "g1"), deleting(gated("b", 1, "g1"))],
+                vec![("a", "go")],
+            ),
             (
                 "two shards take the endpoints of one",
-                vec![gated("a", 5, "g1"), gated("b", 5, "g2"), running("old", 0, "g1,g2")],
+                vec![
+                    gated("a", 5, "g1"),
+                    gated("b", 5, "g2"),
+                    running("old", 0, "g1,g2"),
+                ],
                 vec![("a", "old"), ("b", "old")],
             ),
             (
                 "the older gated pod waits for another endpoint, and yet comes first",
-                vec![gated("a", 5, "g1,g2"), gated("b", 6, "g1"), running("old", 0, "g2")],
+                vec![
+                    gated("a", 5, "g1,g2"),
+                    gated("b", 6, "g1"),
+                    running("old", 0, "g2"),
+                ],
                 vec![("a", "old"), ("b", "a")],
             ),
-            ("no endpoint at all", vec![gated("a", 1, ""), running("b", 0, "")], vec![("a", "go")]),
-            ("made in this second", vec![gated("a", 10, "g1")], vec![("a", "new")]),
-            ("made in the future of a set-back clock", vec![gated("a", 11, "g1")], vec![("a", "new")]),
+            (
+                "no endpoint at all",
+                vec![gated("a", 1, ""), running("b", 0, "")],
+                vec![("a", "go")],
+            ),
+            (
+                "made in this second",
+                vec![gated("a", 10, "g1")],
+                vec![("a", "new")],
+            ),
+            (
+                "made in the future of a set-back clock",
+                vec![gated("a", 11, "g1")],
+                vec![("a", "new")],
+            ),
             ("told to end itself", vec![deleting(gated("a", 1, "g1"))], vec![]),
         ];
         for (what, pods, expected) in table {
-            let expected: BTreeMap<String, String> =
-                expected.into_iter().map(|(uid, verdict)| (uid.to_owned(), verdict.to_owned())).collect();
+            let expected: BTreeMap<String, String> = expected
+                .into_iter()
+                .map(|(uid, verdict)| (uid.to_owned(), verdict.to_owned()))
+                .collect();
             assert_eq!(verdicts(&pods, 10), expected, "{what}");
         }
     }
 
     fn pods() -> impl Strategy<Value = Vec<Holder>> {
-        let pod = (0..4_i64, prop::collection::btree_set(0..5_u8, 0..4), any::<(bool, bool, bool)>());
+        let pod = (
+            0..4_i64,
+            prop::collection::btree_set(0..5_u8, 0..4),
+            any::<(bool, bool, bool)>(),
+        );
         prop::collection::vec(pod, 0..10).prop_map(|pods| {
             pods.into_iter()
                 .enumerate()
                 .map(|(at, (created, endpoints, (waits, deleting, finished)))| {
                     let endpoints: Vec<String> = endpoints.iter().map(|e| format!("g{e}")).collect();
                     let pod = gated(&format!("u{at}"), created, &endpoints.join(","));
-                    Holder { gate: waits.then_some(0), deleting, finished: finished && !waits, ..pod }
+                    Holder {
+                        gate: waits.then_some(0),
+                        deleting,
+                        finished: finished && !waits,
+                        ..pod
+                    }
                 })
                 .collect()
         })

@@ -74,7 +74,8 @@ async fn pause(pause: Option<Duration>) {
 
 /// One look, and when to look again although nothing changes.
 async fn look(context: &Context) -> Option<Duration> {
-    let waiting = |pod: &Pod| Holder::of(pod).is_some_and(|holder| holder.waits() && is_ours(context, &holder));
+    let waiting =
+        |pod: &Pod| Holder::of(pod).is_some_and(|holder| holder.waits() && is_ours(context, &holder));
     if context.stores.pods.find(waiting).is_none() {
         tell_owners(context, &BTreeSet::new());
         return None;
@@ -84,7 +85,8 @@ async fn look(context: &Context) -> Option<Duration> {
         Ok(next) => next,
         Err(error) => {
             tracing::warn!(error = %events::chain(&error), "the handover gate stays shut for now");
-            metrics::counter!("corrente_operator_handover_errors_total", "category" => error.category()).increment(1);
+            metrics::counter!("corrente_operator_handover_errors_total", "category" => error.category())
+                .increment(1);
             Some(AFTER_FAILURE)
         }
     }
@@ -108,7 +110,11 @@ async fn judge_all(context: &Context) -> Result<Option<Duration>, Error> {
                 if release(&context.client, pod).await? {
                     crate::telemetry::write("Pod", "patch");
                     metrics::counter!("corrente_operator_handover_releases_total").increment(1);
-                    tracing::info!(namespace = pod.namespace, pod = pod.name, "released from the handover gate");
+                    tracing::info!(
+                        namespace = pod.namespace,
+                        pod = pod.name,
+                        "released from the handover gate"
+                    );
                 } else {
                     sooner(SOON);
                 }
@@ -152,9 +158,12 @@ async fn tell(context: &Context, pod: &Holder, blockers: &[&Holder]) {
         action: "Handover".to_owned(),
         secondary: None,
     };
-    events::publish(&context.recorder, &event, &reference).await;
+    events::publish(&context.recorder, event, &reference).await;
     if let Some(name) = &pod.resource {
-        let key = Key { namespace: pod.namespace.clone(), name: name.clone() };
+        let key = Key {
+            namespace: pod.namespace.clone(),
+            name: name.clone(),
+        };
         context.queues.poller(&key, "its pod waits at the handover gate");
     }
 }
@@ -163,8 +172,14 @@ async fn tell(context: &Context, pod: &Holder, blockers: &[&Holder]) {
 async fn answers(context: &Context, node: &str) -> bool {
     match Api::<Node>::all(context.client.clone()).get_opt(node).await {
         Ok(Some(node)) => {
-            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-            conditions.iter().find(|condition| condition.type_ == "Ready").is_none_or(|ready| ready.status != "Unknown")
+            let conditions = node
+                .status
+                .and_then(|status| status.conditions)
+                .unwrap_or_default();
+            conditions
+                .iter()
+                .find(|condition| condition.type_ == "Ready")
+                .is_none_or(|ready| ready.status != "Unknown")
         }
         Ok(None) => true,
         Err(error) => {
@@ -178,11 +193,22 @@ async fn answers(context: &Context, node: &str) -> bool {
 fn tell_owners(context: &Context, still: &BTreeSet<String>) {
     metrics::gauge!("corrente_operator_handover_waiting").set(crate::telemetry::as_f64(still.len()));
     for uid in context.waits.retain(|uid| still.contains(uid)) {
-        let Some(pod) = context.stores.pods.find(|pod| pod.uid().as_deref() == Some(uid.as_str())) else { continue };
-        if let Some(key) = Holder::of(&pod)
-            .and_then(|holder| Some(Key { namespace: holder.namespace, name: holder.resource? }))
-        {
-            context.queues.poller(&key, "its pod no longer waits at the handover gate");
+        let Some(pod) = context
+            .stores
+            .pods
+            .find(|pod| pod.uid().as_deref() == Some(uid.as_str()))
+        else {
+            continue;
+        };
+        if let Some(key) = Holder::of(&pod).and_then(|holder| {
+            Some(Key {
+                namespace: holder.namespace,
+                name: holder.resource?,
+            })
+        }) {
+            context
+                .queues
+                .poller(&key, "its pod no longer waits at the handover gate");
         }
     }
 }

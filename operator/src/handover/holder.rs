@@ -38,13 +38,23 @@ impl Holder {
     /// Reads a pod; `None` where it is no poller pod.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
-        if pod.labels().get(labels::COMPONENT).is_none_or(|component| component != labels::POLLER) {
+        if pod
+            .labels()
+            .get(labels::COMPONENT)
+            .is_none_or(|component| component != labels::POLLER)
+        {
             return None;
         }
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let spec = pod.spec.as_ref();
-        let gates = spec.and_then(|spec| spec.scheduling_gates.as_deref()).unwrap_or_default();
-        let endpoints = pod.annotations().get(annotations::ENDPOINTS).map(String::as_str).unwrap_or_default();
+        let gates = spec
+            .and_then(|spec| spec.scheduling_gates.as_deref())
+            .unwrap_or_default();
+        let endpoints = pod
+            .annotations()
+            .get(annotations::ENDPOINTS)
+            .map(String::as_str)
+            .unwrap_or_default();
         Some(Self {
             namespace: pod.namespace().unwrap_or_default(),
             name: pod.name_any(),
@@ -56,7 +66,11 @@ impl Holder {
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             node: spec.and_then(|spec| spec.node_name.clone()),
             resource: pod.annotations().get(annotations::RESOURCE).cloned(),
-            endpoints: endpoints.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect(),
+            endpoints: endpoints
+                .split(',')
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 
@@ -108,20 +122,42 @@ mod tests {
     #[test]
     fn reads_what_the_gate_judges_by() {
         let holder = Holder::of(&pod(json!({}))).unwrap();
-        assert_eq!(holder.endpoints, BTreeSet::from(["gw1:502".to_owned(), "gw2:503".to_owned()]));
+        assert_eq!(
+            holder.endpoints,
+            BTreeSet::from(["gw1:502".to_owned(), "gw2:503".to_owned()])
+        );
         assert_eq!((holder.gate, holder.waits()), (Some(1), true));
         assert_eq!(holder.created.to_string(), "2026-01-01T00:00:05Z");
-        assert_eq!((holder.resource.as_deref(), holder.resource_version.as_str()), (Some("site"), "7"));
+        assert_eq!(
+            (holder.resource.as_deref(), holder.resource_version.as_str()),
+            (Some("site"), "7")
+        );
     }
 
     #[test]
     fn tells_who_waits_from_who_does_not() {
         for (what, patch, waits) in [
-            ("a foreign gate alone", json!({"spec": {"schedulingGates": [{"name": "other"}]}}), false),
-            ("no gate", json!({"spec": {"schedulingGates": null, "nodeName": "n1"}}), false),
-            ("told to end", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:09Z"}}), false),
+            (
+                "a foreign gate alone",
+                json!({"spec": {"schedulingGates": [{"name": "other"}]}}),
+                false,
+            ),
+            (
+                "no gate",
+                json!({"spec": {"schedulingGates": null, "nodeName": "n1"}}),
+                false,
+            ),
+            (
+                "told to end",
+                json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:09Z"}}),
+                false,
+            ),
             ("failed", json!({"status": {"phase": "Failed"}}), false),
-            ("running state unknown to us", json!({"status": {"phase": "Pending"}}), true),
+            (
+                "running state unknown to us",
+                json!({"status": {"phase": "Pending"}}),
+                true,
+            ),
         ] {
             assert_eq!(Holder::of(&pod(patch)).unwrap().waits(), waits, "{what}");
         }
@@ -129,7 +165,12 @@ mod tests {
 
     #[test]
     fn other_pods_are_none_of_its_business() {
-        assert_eq!(Holder::of(&pod(json!({"metadata": {"labels": {"corrente.dev/component": "pipeline"}}}))), None);
+        assert_eq!(
+            Holder::of(&pod(
+                json!({"metadata": {"labels": {"corrente.dev/component": "pipeline"}}})
+            )),
+            None
+        );
         assert_eq!(Holder::of(&Pod::default()), None);
     }
 }

@@ -50,16 +50,29 @@ pub async fn release(client: &Client, pod: &Holder) -> Result<bool, Error> {
     ]);
     let patch = match serde_json::from_value(patch) {
         Ok(patch) => Patch::Json::<()>(patch),
-        Err(source) => return Err(Error::Patch { namespace, name, source }),
+        Err(source) => {
+            return Err(Error::Patch {
+                namespace,
+                name,
+                source,
+            });
+        }
     };
     let params = PatchParams {
         field_manager: Some(OPERATOR.to_owned()),
         ..PatchParams::default()
     };
-    match Api::<Pod>::namespaced(client.clone(), &namespace).patch(&name, &params, &patch).await {
+    match Api::<Pod>::namespaced(client.clone(), &namespace)
+        .patch(&name, &params, &patch)
+        .await
+    {
         Ok(_) => Ok(true),
         // Gone, changed in between, or a test of the patch failed.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => Ok(false),
-        Err(source) => Err(Error::Send { namespace, name, source }),
+        Err(source) => Err(Error::Send {
+            namespace,
+            name,
+            source,
+        }),
     }
 }

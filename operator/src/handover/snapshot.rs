@@ -56,12 +56,15 @@ pub struct Snapshot {
 pub async fn read(client: &Client) -> Result<Snapshot, Error> {
     let now = server_time(client).await?;
     let selector = format!("{}={}", labels::COMPONENT, labels::POLLER);
-    let list = request::Request::new(Pod::url_path(&(), None)).list(&ListParams::default().labels(&selector))?;
+    let list =
+        request::Request::new(Pod::url_path(&(), None)).list(&ListParams::default().labels(&selector))?;
     let answer = client.send(Request::map(list, Body::from)).await?;
     let status = answer.status();
     let body = answer.into_body().collect_bytes().await?;
     if !status.is_success() {
-        let message = serde_json::from_slice::<Status>(&body).map(|status| status.message).unwrap_or_default();
+        let message = serde_json::from_slice::<Status>(&body)
+            .map(|status| status.message)
+            .unwrap_or_default();
         return Err(Error::Refused(status, message));
     }
     let list: ObjectList<Pod> = serde_json::from_slice(&body)?;
@@ -73,9 +76,14 @@ pub async fn read(client: &Client) -> Result<Snapshot, Error> {
 
 /// Whatever it answers, and whether it allows the question or not: its clock is in the header.
 async fn server_time(client: &Client) -> Result<Timestamp, Error> {
-    let question = Request::get("/version").body(Body::empty()).map_err(request::Error::BuildRequest)?;
+    let question = Request::get("/version")
+        .body(Body::empty())
+        .map_err(request::Error::BuildRequest)?;
     let answer = client.send(question).await?;
-    let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
+    let date = answer
+        .headers()
+        .get(header::DATE)
+        .and_then(|date| date.to_str().ok());
     date.and_then(time_of).ok_or(Error::Date)
 }
 

@@ -22,14 +22,19 @@ impl Waits {
     /// Notes that a pod waits, and says since how long it does.
     pub fn waiting(&self, uid: &str) -> Duration {
         let mut waits = self.0.lock();
-        let wait = waits.entry(uid.to_owned()).or_insert_with(|| Wait { since: Instant::now(), sentence: None });
+        let wait = waits.entry(uid.to_owned()).or_insert_with(|| Wait {
+            since: Instant::now(),
+            sentence: None,
+        });
         wait.since.elapsed()
     }
 
     /// Notes what is told about a pod's wait. `true` where that is news.
     pub fn tell(&self, uid: &str, sentence: String) -> bool {
         let mut waits = self.0.lock();
-        let Some(wait) = waits.get_mut(uid) else { return false };
+        let Some(wait) = waits.get_mut(uid) else {
+            return false;
+        };
         let sentence = Some(sentence);
         if wait.sentence == sentence {
             return false;
@@ -42,7 +47,9 @@ impl Waits {
     pub fn retain(&self, waiting: impl Fn(&str) -> bool) -> Vec<String> {
         let mut waits = self.0.lock();
         let gone: Vec<String> = waits.keys().filter(|uid| !waiting(uid)).cloned().collect();
-        gone.into_iter().filter(|uid| waits.remove(uid).is_some_and(|wait| wait.sentence.is_some())).collect()
+        gone.into_iter()
+            .filter(|uid| waits.remove(uid).is_some_and(|wait| wait.sentence.is_some()))
+            .collect()
     }
 
     /// What is told about a pod's wait.
@@ -59,7 +66,12 @@ pub fn sentence(pod: &Holder, blockers: &[&Holder], unreachable: bool) -> String
     let Some(first) = blockers.first() else {
         return format!("pod {} waits at the handover gate", pod.name);
     };
-    let shared: Vec<&str> = pod.endpoints.intersection(&first.endpoints).map(String::as_str).take(3).collect();
+    let shared: Vec<&str> = pod
+        .endpoints
+        .intersection(&first.endpoints)
+        .map(String::as_str)
+        .take(3)
+        .collect();
     let shared = shared.join(", ");
     let (namespace, name) = (&first.namespace, &first.name);
     let others = match blockers.len() - 1 {
@@ -107,9 +119,15 @@ mod tests {
         let pod = holder("new", None, Some(0));
         let old = holder("old", Some("node-1"), None);
         let text = sentence(&pod, &[&old], false);
-        assert!(text.contains("waits for pod plant/old, which holds gw1:502, gw2:502 on node node-1"), "{text}");
+        assert!(
+            text.contains("waits for pod plant/old, which holds gw1:502, gw2:502 on node node-1"),
+            "{text}"
+        );
         let text = sentence(&pod, &[&old, &old], true);
-        assert!(text.contains("plant/old and 1 more") && text.contains("kubectl delete node node-1"), "{text}");
+        assert!(
+            text.contains("plant/old and 1 more") && text.contains("kubectl delete node node-1"),
+            "{text}"
+        );
         let text = sentence(&pod, &[&holder("older", None, Some(0))], false);
         assert!(text.contains("plant/older, which waits longer"), "{text}");
     }

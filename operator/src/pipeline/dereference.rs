@@ -48,12 +48,22 @@ pub fn dereference<'a>(pipeline: &'a TelemetryPipeline, context: &Context) -> De
         .iter()
         .filter_map(|guarded| guarded.0.as_ref().ok())
         .filter(|poller| topics.contains(&poller.spec.output.kafka.topic))
-        .map(|poller| (poller.namespace().unwrap_or_default(), poller.name_any(), poller.spec.clone()))
+        .map(|poller| {
+            (
+                poller.namespace().unwrap_or_default(),
+                poller.name_any(),
+                poller.spec.clone(),
+            )
+        })
         .collect();
     // The cache has no order, and what follows from it must not depend on one.
     pollers.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
     let profiles = Profiles::of(&context.stores, pollers.iter().map(|(_, _, spec)| spec));
-    Dereferenced { pipeline, pollers, profiles }
+    Dereferenced {
+        pipeline,
+        pollers,
+        profiles,
+    }
 }
 
 /// Looks up what a TelemetryPipeline has.
@@ -64,6 +74,10 @@ pub fn live(pipeline: &TelemetryPipeline, stores: &Stores) -> Live {
     Live {
         deployments: Stores::owned(&stores.deployments, namespace, uid),
         config_maps: Stores::owned(&stores.config_maps, namespace, uid),
-        pods: stores.pods_with(namespace, labels::TELEMETRY_PIPELINE, &naming::label_value(&pipeline.name_any())),
+        pods: stores.pods_with(
+            namespace,
+            labels::TELEMETRY_PIPELINE,
+            &naming::label_value(&pipeline.name_any()),
+        ),
     }
 }

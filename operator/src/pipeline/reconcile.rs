@@ -68,7 +68,15 @@ async fn carry_out(
     match apply(valid, resources, live, about, context).await {
         Ok(()) => {}
         Err(error @ apply::Error::NameTaken { .. }) => {
-            refuse(pipeline, reasons::NAME_TAKEN, vec![error.to_string()], live, about, context).await?;
+            refuse(
+                pipeline,
+                reasons::NAME_TAKEN,
+                vec![error.to_string()],
+                live,
+                about,
+                context,
+            )
+            .await?;
             return Ok(Some(TAKEN));
         }
         Err(error) => return Err(error.into()),
@@ -84,7 +92,14 @@ async fn carry_out(
     let written = status::current(pipeline, &context.memory);
     let reports = context.reports.of_pipelines(&live.pods);
     let generation = pipeline.metadata.generation;
-    let desired = verdict::of(valid, &live.pods, &reports, &written, generation, Timestamp::now());
+    let desired = verdict::of(
+        valid,
+        &live.pods,
+        &reports,
+        &written,
+        generation,
+        Timestamp::now(),
+    );
     Ok(status::write(context, pipeline, about, &written, desired).await?)
 }
 
@@ -101,11 +116,20 @@ async fn apply(
         namespace: &valid.key.namespace,
         owner: &valid.uid,
     };
-    applier.config_map(&resources.config_map, &live.config_maps).await?;
+    applier
+        .config_map(&resources.config_map, &live.config_maps)
+        .await?;
     let name = resources.deployment.name_any();
     let before = live.deployments.iter().find(|live| live.name_any() == name);
-    if applier.deployment(resources.deployment, before.map(Arc::as_ref)).await? {
-        let note = format!("set {name} to {} pods of {}", valid.replicas, valid.revision.as_str());
+    if applier
+        .deployment(resources.deployment, before.map(Arc::as_ref))
+        .await?
+    {
+        let note = format!(
+            "set {name} to {} pods of {}",
+            valid.replicas,
+            valid.revision.as_str()
+        );
         events::normal(&context.recorder, about, reasons::APPLIED, &note).await;
     }
     Ok(())
@@ -119,7 +143,11 @@ async fn refuse(
     about: &ObjectReference,
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
-    let refusal = Refusal { reason, sentences, runs: !live.deployments.is_empty() };
+    let refusal = Refusal {
+        reason,
+        sentences,
+        runs: !live.deployments.is_empty(),
+    };
     let written = status::current(pipeline, &context.memory);
     let desired = verdict::refused(&refusal, &written, pipeline.metadata.generation, Timestamp::now());
     Ok(status::write(context, pipeline, about, &written, desired).await?)

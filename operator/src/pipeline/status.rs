@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use corrente_config::report::PipelineReport;
-use corrente_crds::TelemetryPipelineStatus;
+use corrente_crds::{TelemetryPipelineStatus, common::SecretKey};
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::ResourceExt;
 
@@ -28,14 +28,19 @@ pub fn of(
 ) -> TelemetryPipelineStatus {
     let exist = |pod: &&Arc<Pod>| pod.metadata.deletion_timestamp.is_none() && !podstate::is_finished(pod);
     let runs = |pod: &&Arc<Pod>| {
-        pod.annotations().get(annotations::REVISION).is_some_and(|found| found == pipeline.revision.as_str())
+        pod.annotations()
+            .get(annotations::REVISION)
+            .is_some_and(|found| found == pipeline.revision.as_str())
     };
     let existing: Vec<&Arc<Pod>> = pods.iter().filter(exist).collect();
     let ready = existing.iter().filter(|pod| podstate::is_ready(pod)).count();
-    let current_and_ready = existing.iter().filter(|pod| runs(pod) && podstate::is_ready(pod)).count();
+    let current_and_ready = existing
+        .iter()
+        .filter(|pod| runs(pod) && podstate::is_ready(pod))
+        .count();
     let wanted = usize::try_from(pipeline.replicas).unwrap_or_default();
     let verdicts = [
-        readiness(pipeline, ready, wanted),
+        readiness(pipeline, &existing, ready, wanted),
         progress(pipeline, current_and_ready, existing.len(), wanted),
         degradation(reports),
     ];
@@ -44,7 +49,11 @@ pub fn of(
         conditions: conditions::merge(&current.conditions, &verdicts, generation, now),
         replicas: count(existing.len()),
         ready_replicas: count(ready),
-        selector: Some(format!("{}={}", labels::TELEMETRY_PIPELINE, naming::label_value(&pipeline.key.name))),
+        selector: Some(format!(
+            "{}={}",
+            labels::TELEMETRY_PIPELINE,
+            naming::label_value(&pipeline.key.name)
+        )),
         revision: Some(pipeline.revision.as_str().to_owned()),
     }
 }
@@ -64,37 +73,70 @@ pub fn refused(
     }
 }
 
-fn readiness(pipeline: &ValidatedPipeline, ready: usize, wanted: usize) -> Verdict {
+fn readiness(pipeline: &ValidatedPipeline, pods: &[&Arc<Pod>], ready: usize, wanted: usize) -> Verdict {
     if pipeline.suspended {
-        return Verdict::new(types::READY, false, reasons::SUSPENDED, "spec.suspend is true: nothing is stored");
+        return Verdict::new(
+            types::READY,
+            false,
+            reasons::SUSPENDED,
+            "spec.suspend is true: nothing is stored",
+        );
     }
-    let message = format!("{ready} of {wanted} pods are ready");
+    let mut message = format!("{ready} of {wanted} pods are ready");
     if ready >= wanted {
-        Verdict::new(types::READY, true, reasons::RUNNING, message)
-    } else {
-        Verdict::new(types::READY, false, reasons::PODS_NOT_READY, message)
+        return Verdict::new(types::READY, true, reasons::RUNNING, message);
     }
+    let mut troubles: Vec<String> = pods.iter().filter_map(|pod| podstate::trouble(pod)).collect();
+    if pods.iter().any(|pod| podstate::is_being_created(pod)) {
+        // Whether the Secret is there is not looked up: the operator may not read Secrets.
+        let SecretKey { name, key } = &pipeline.secret;
+        troubles.push(format!(
+            "pods wait for their volumes: the Secret {name} must be there and have the key {key}"
+        ));
+    }
+    if !troubles.is_empty() {
+        message += &format!(": {}", conditions::sentences(&troubles, 3));
+    }
+    Verdict::new(types::READY, false, reasons::PODS_NOT_READY, message)
 }
 
 fn progress(pipeline: &ValidatedPipeline, current: usize, existing: usize, wanted: usize) -> Verdict {
     if pipeline.suspended {
-        return Verdict::new(types::PROGRESSING, false, reasons::SUSPENDED, "spec.suspend is true");
+        return Verdict::new(
+            types::PROGRESSING,
+            false,
+            reasons::SUSPENDED,
+            "spec.suspend is true",
+        );
     }
     if current == wanted && existing == wanted {
-        return Verdict::new(types::PROGRESSING, false, reasons::SETTLED, "every pod runs the current revision");
+        return Verdict::new(
+            types::PROGRESSING,
+            false,
+            reasons::SETTLED,
+            "every pod runs the current revision",
+        );
     }
     let message = format!("{current} of {wanted} pods run the current revision");
     Verdict::new(types::PROGRESSING, true, reasons::ROLLING_OUT, message)
 }
 
 fn degradation(reports: &[PipelineReport]) -> Verdict {
-    let troubles: BTreeSet<&str> =
-        reports.iter().filter_map(|report| report.trouble.as_ref()).map(|trouble| trouble.reason.as_str()).collect();
+    let troubles: BTreeSet<&str> = reports
+        .iter()
+        .filter_map(|report| report.trouble.as_ref())
+        .map(|trouble| trouble.reason.as_str())
+        .collect();
     if troubles.is_empty() {
         return Verdict::new(types::DEGRADED, false, reasons::AS_EXPECTED, "nothing to look at");
     }
     let troubles: Vec<String> = troubles.into_iter().map(str::to_owned).collect();
-    Verdict::new(types::DEGRADED, true, reasons::WORKER_TROUBLE, conditions::sentences(&troubles, 3))
+    Verdict::new(
+        types::DEGRADED,
+        true,
+        reasons::WORKER_TROUBLE,
+        conditions::sentences(&troubles, 3),
+    )
 }
 
 fn count(number: usize) -> i32 {
@@ -115,7 +157,12 @@ mod tests {
 
     fn validated() -> ValidatedPipeline {
         let pipeline = pipeline("store");
-        validate(&Dereferenced { pipeline: &pipeline, pollers: vec![], profiles: Profiles::default() }).unwrap()
+        validate(&Dereferenced {
+            pipeline: &pipeline,
+            pollers: vec![],
+            profiles: Profiles::default(),
+        })
+        .unwrap()
     }
 
     fn pod(revision: &str, ready: &str) -> Arc<Pod> {
@@ -135,16 +182,54 @@ mod tests {
             "trouble": {"since": "2026-01-01T00:00:00Z", "reason": "the database does not answer"},
         }))
         .unwrap();
-        let table: Vec<(&str, Vec<Arc<Pod>>, Vec<PipelineReport>, [&str; 3])> = vec![
-            ("no pod yet", vec![], vec![], ["False/PodsNotReady", "True/RollingOut", "False/AsExpected"]),
-            ("both run", vec![pod(&now, "True"), pod(&now, "True")], vec![], ["True/Running", "False/Settled", "False/AsExpected"]),
-            ("one is old", vec![pod(&now, "True"), pod("old", "True")], vec![], ["True/Running", "True/RollingOut", "False/AsExpected"]),
-            ("one is not ready", vec![pod(&now, "True"), pod(&now, "False")], vec![], ["False/PodsNotReady", "True/RollingOut", "False/AsExpected"]),
-            ("one too many", vec![pod(&now, "True"), pod(&now, "True"), pod(&now, "True")], vec![], ["True/Running", "True/RollingOut", "False/AsExpected"]),
-            ("trouble", vec![pod(&now, "True"), pod(&now, "True")], vec![trouble], ["True/Running", "False/Settled", "True/WorkerTrouble"]),
+        type Case<'a> = (&'a str, Vec<Arc<Pod>>, Vec<PipelineReport>, [&'a str; 3]);
+        let table: Vec<Case<'_>> = vec![
+            (
+                "no pod yet",
+                vec![],
+                vec![],
+                ["False/PodsNotReady", "True/RollingOut", "False/AsExpected"],
+            ),
+            (
+                "both run",
+                vec![pod(&now, "True"), pod(&now, "True")],
+                vec![],
+                ["True/Running", "False/Settled", "False/AsExpected"],
+            ),
+            (
+                "one is old",
+                vec![pod(&now, "True"), pod("old", "True")],
+                vec![],
+                ["True/Running", "True/RollingOut", "False/AsExpected"],
+            ),
+            (
+                "one is not ready",
+                vec![pod(&now, "True"), pod(&now, "False")],
+                vec![],
+                ["False/PodsNotReady", "True/RollingOut", "False/AsExpected"],
+            ),
+            (
+                "one too many",
+                vec![pod(&now, "True"), pod(&now, "True"), pod(&now, "True")],
+                vec![],
+                ["True/Running", "True/RollingOut", "False/AsExpected"],
+            ),
+            (
+                "trouble",
+                vec![pod(&now, "True"), pod(&now, "True")],
+                vec![trouble],
+                ["True/Running", "False/Settled", "True/WorkerTrouble"],
+            ),
         ];
         let verdicts = |valid: &ValidatedPipeline, pods: &[Arc<Pod>], reports: &[PipelineReport]| {
-            let status = of(valid, pods, reports, &TelemetryPipelineStatus::default(), Some(1), Timestamp::UNIX_EPOCH);
+            let status = of(
+                valid,
+                pods,
+                reports,
+                &TelemetryPipelineStatus::default(),
+                Some(1),
+                Timestamp::UNIX_EPOCH,
+            );
             [types::READY, types::PROGRESSING, types::DEGRADED].map(|kind| {
                 let condition = find(&status.conditions, kind).unwrap();
                 format!("{}/{}", condition.status, condition.reason)
@@ -154,6 +239,9 @@ mod tests {
             assert_eq!(verdicts(&valid, &pods, &reports), expected, "{what}");
         }
         (valid.suspended, valid.replicas) = (true, 0);
-        assert_eq!(verdicts(&valid, &[], &[]), ["False/Suspended", "False/Suspended", "False/AsExpected"]);
+        assert_eq!(
+            verdicts(&valid, &[], &[]),
+            ["False/Suspended", "False/Suspended", "False/AsExpected"]
+        );
     }
 }

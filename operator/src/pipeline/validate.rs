@@ -49,20 +49,34 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPipeline, Vec<Probl
     let pipeline = found.pipeline;
     let key = Key::of(pipeline);
     let spec = &pipeline.spec;
-    let config = resolve_pipeline(&key.namespace, &key.name, spec, &found.pollers, &found.profiles.known)?;
+    let config = resolve_pipeline(
+        &key.namespace,
+        &key.name,
+        spec,
+        &found.pollers,
+        &found.profiles.known,
+    )?;
     let one = |path: &str, message: String| vec![Problem::new(path, message)];
     let file = serde_json::to_string(&config)
         .map_err(|error| one("spec", format!("cannot be written as JSON: {error}")))?;
     if file.len() > MOST_BYTES {
         let (has, may) = (file.len() / 1024, MOST_BYTES / 1024);
-        let message = format!("the configuration has {has} KiB and may have {may}: spread the topics over several");
+        let message =
+            format!("the configuration has {has} KiB and may have {may}: spread the topics over several");
         return Err(one("spec.source.kafka.topics", message));
     }
-    let secret = secret(&spec.sink)
-        .ok_or_else(|| one("spec.sink", "name exactly one sink, postgresql or timescaledb".to_owned()))?;
-    let owner = pipeline
-        .controller_owner_ref(&())
-        .ok_or_else(|| one("metadata", "has no uid: it was not read from a cluster".to_owned()))?;
+    let secret = secret(&spec.sink).ok_or_else(|| {
+        one(
+            "spec.sink",
+            "name exactly one sink, postgresql or timescaledb".to_owned(),
+        )
+    })?;
+    let owner = pipeline.controller_owner_ref(&()).ok_or_else(|| {
+        one(
+            "metadata",
+            "has no uid: it was not read from a cluster".to_owned(),
+        )
+    })?;
     Ok(ValidatedPipeline {
         uid: pipeline.uid().unwrap_or_default(),
         owner,
@@ -100,7 +114,10 @@ mod tests {
         let mut found = Dereferenced {
             pipeline: &pipeline,
             pollers: vec![("plant".into(), "site".into(), poller.spec)],
-            profiles: Profiles { known: [("acme".to_owned(), profile())].into(), ..Profiles::default() },
+            profiles: Profiles {
+                known: [("acme".to_owned(), profile())].into(),
+                ..Profiles::default()
+            },
         };
         let with = validate(&found).unwrap();
         assert!(with.file.contains("energy_import"), "{}", with.file);
@@ -115,7 +132,12 @@ mod tests {
         let mut suspended = running.clone();
         suspended.spec.suspend = true;
         let judge = |pipeline: &corrente_crds::TelemetryPipeline| {
-            validate(&Dereferenced { pipeline, pollers: vec![], profiles: Profiles::default() }).unwrap()
+            validate(&Dereferenced {
+                pipeline,
+                pollers: vec![],
+                profiles: Profiles::default(),
+            })
+            .unwrap()
         };
         assert_eq!((judge(&running).replicas, judge(&suspended).replicas), (2, 0));
         assert_eq!(judge(&running).revision, judge(&suspended).revision);
@@ -125,7 +147,11 @@ mod tests {
     fn two_sinks_or_none_are_refused() {
         let mut none = pipeline("store");
         none.spec.sink = Sink::default();
-        let found = Dereferenced { pipeline: &none, pollers: vec![], profiles: Profiles::default() };
+        let found = Dereferenced {
+            pipeline: &none,
+            pollers: vec![],
+            profiles: Profiles::default(),
+        };
         assert!(validate(&found).unwrap_err()[0].to_string().contains("spec.sink"));
     }
 }

@@ -55,6 +55,10 @@ pub fn live(poller: &MeterPoller, stores: &Stores) -> Live {
     Live {
         deployments: Stores::owned(&stores.deployments, namespace, uid),
         config_maps: Stores::owned(&stores.config_maps, namespace, uid),
-        pods: stores.pods_with(namespace, labels::METER_POLLER, &naming::label_value(&poller.name_any())),
+        pods: stores.pods_with(
+            namespace,
+            labels::METER_POLLER,
+            &naming::label_value(&poller.name_any()),
+        ),
     }
 }

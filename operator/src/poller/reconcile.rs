@@ -61,8 +61,14 @@ pub async fn reconcile(object: &GuardedPoller, context: &Context) -> Result<Acti
         Ok(poller) => poller,
         Err(invalid) => {
             let (client, recorder) = (&context.client, &context.recorder);
-            status::write_unreadable::<MeterPoller>(client, recorder, &invalid.metadata, &about, &invalid.error)
-                .await?;
+            status::write_unreadable::<MeterPoller>(
+                client,
+                recorder,
+                &invalid.metadata,
+                &about,
+                &invalid.error,
+            )
+            .await?;
             return Ok(settled);
         }
     };
@@ -86,12 +92,24 @@ async fn carry_out(
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
     let resources = build::build(valid, &context.settings);
-    let current: BTreeSet<String> =
-        resources.config_maps.iter().map(ResourceExt::name_any).chain(resources.deployments.iter().map(ResourceExt::name_any)).collect();
+    let current: BTreeSet<String> = resources
+        .config_maps
+        .iter()
+        .map(ResourceExt::name_any)
+        .chain(resources.deployments.iter().map(ResourceExt::name_any))
+        .collect();
     match apply(valid, resources, live, about, context).await {
         Ok(()) => {}
         Err(error @ apply::Error::NameTaken { .. }) => {
-            refuse(poller, reasons::NAME_TAKEN, vec![error.to_string()], live, about, context).await?;
+            refuse(
+                poller,
+                reasons::NAME_TAKEN,
+                vec![error.to_string()],
+                live,
+                about,
+                context,
+            )
+            .await?;
             return Ok(Some(TAKEN));
         }
         Err(error) => return Err(error.into()),
@@ -109,11 +127,28 @@ async fn carry_out(
         events::normal(&context.recorder, about, reasons::PRUNED, &note).await;
     }
     let written = status::current(poller, &context.memory);
-    let pods: Vec<&str> = live.pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-    let waits: Vec<String> = pods.iter().filter_map(|uid| context.waits.sentence(uid)).collect();
+    let pods: Vec<&str> = live
+        .pods
+        .iter()
+        .filter_map(|pod| pod.metadata.uid.as_deref())
+        .collect();
+    let waits: Vec<String> = pods
+        .iter()
+        .filter_map(|uid| context.waits.sentence(uid))
+        .collect();
     let reports = context.reports.of_pollers(&live.pods);
-    let seen = Seen { pods: &live.pods, reports: &reports, waits: &waits };
-    let desired = verdict::of(valid, &seen, &written, poller.metadata.generation, Timestamp::now());
+    let seen = Seen {
+        pods: &live.pods,
+        reports: &reports,
+        waits: &waits,
+    };
+    let desired = verdict::of(
+        valid,
+        &seen,
+        &written,
+        poller.metadata.generation,
+        Timestamp::now(),
+    );
     Ok(status::write(context, poller, about, &written, desired).await?)
 }
 
@@ -159,7 +194,11 @@ async fn refuse(
     about: &ObjectReference,
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
-    let refusal = Refusal { reason, sentences, runs: !live.deployments.is_empty() };
+    let refusal = Refusal {
+        reason,
+        sentences,
+        runs: !live.deployments.is_empty(),
+    };
     let written = status::current(poller, &context.memory);
     let desired = verdict::refused(&refusal, &written, poller.metadata.generation, Timestamp::now());
     Ok(status::write(context, poller, about, &written, desired).await?)

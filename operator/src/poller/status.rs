@@ -38,14 +38,23 @@ pub struct Seen<'a> {
 
 /// The verdict on a MeterPoller that is carried out.
 #[must_use]
-pub fn of(poller: &ValidatedPoller, seen: &Seen<'_>, current: &MeterPollerStatus, generation: Option<i64>, now: Timestamp) -> MeterPollerStatus {
+pub fn of(
+    poller: &ValidatedPoller,
+    seen: &Seen<'_>,
+    current: &MeterPollerStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> MeterPollerStatus {
     let shards: Vec<ShardStatus> = poller
         .shards
         .iter()
         .map(|shard| ShardStatus {
             index: shard.index,
             revision: shard.revision.as_str().to_owned(),
-            ready: seen.pods.iter().any(|pod| runs(pod, shard.revision.as_str()) && podstate::is_ready(pod)),
+            ready: seen
+                .pods
+                .iter()
+                .any(|pod| runs(pod, shard.revision.as_str()) && podstate::is_ready(pod)),
             endpoints: count(shard.endpoints),
             meters: count(shard.meters),
         })
@@ -70,7 +79,12 @@ pub fn of(poller: &ValidatedPoller, seen: &Seen<'_>, current: &MeterPollerStatus
 /// The verdict on a MeterPoller that cannot be carried out: what runs is left as it is, and so is what was
 /// said about it.
 #[must_use]
-pub fn refused(problem: &Refusal, current: &MeterPollerStatus, generation: Option<i64>, now: Timestamp) -> MeterPollerStatus {
+pub fn refused(
+    problem: &Refusal,
+    current: &MeterPollerStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> MeterPollerStatus {
     MeterPollerStatus {
         observed_generation: generation,
         conditions: refused_conditions(problem, &current.conditions, generation, now),
@@ -115,7 +129,10 @@ pub fn refused_conditions(
 #[must_use]
 pub fn without_figures(status: &MeterPollerStatus) -> MeterPollerStatus {
     let mut status = status.clone();
-    status.meters = MeterCounts { total: status.meters.total, ..MeterCounts::default() };
+    status.meters = MeterCounts {
+        total: status.meters.total,
+        ..MeterCounts::default()
+    };
     status.failing_meters.clear();
     for condition in &mut status.conditions {
         if condition.type_ == types::DEGRADED && is_of_figures(&condition.reason) {
@@ -129,7 +146,12 @@ pub fn without_figures(status: &MeterPollerStatus) -> MeterPollerStatus {
 }
 
 fn is_of_figures(reason: &str) -> bool {
-    [reasons::AS_EXPECTED, reasons::METERS_FAILING, reasons::WORKER_TROUBLE].contains(&reason)
+    [
+        reasons::AS_EXPECTED,
+        reasons::METERS_FAILING,
+        reasons::WORKER_TROUBLE,
+    ]
+    .contains(&reason)
 }
 
 /// What `kubectl scale` and autoscalers count by.
@@ -139,23 +161,50 @@ pub fn selector(name: &str) -> String {
 }
 
 fn runs(pod: &Pod, revision: &str) -> bool {
-    pod.annotations().get(annotations::REVISION).is_some_and(|found| found == revision)
+    pod.annotations()
+        .get(annotations::REVISION)
+        .is_some_and(|found| found == revision)
 }
 
 fn ready(poller: &ValidatedPoller, shards: &[ShardStatus], seen: &Seen<'_>) -> Verdict {
     let verdict = |holds, reason, message: String| Verdict::new(types::READY, holds, reason, message);
     let ready = shards.iter().filter(|shard| shard.ready).count();
     if poller.suspended {
-        verdict(false, reasons::SUSPENDED, "spec.suspend is true: nothing is polled".to_owned())
+        verdict(
+            false,
+            reasons::SUSPENDED,
+            "spec.suspend is true: nothing is polled".to_owned(),
+        )
     } else if poller.meters == 0 {
         let reason = poller.conflicts.first().map_or(reasons::INVALID, claims::reason);
-        verdict(false, reason, "nothing is polled: all that this MeterPoller names belongs to others".to_owned())
+        verdict(
+            false,
+            reason,
+            "nothing is polled: all that this MeterPoller names belongs to others".to_owned(),
+        )
     } else if ready == shards.len() {
-        verdict(true, reasons::RUNNING, format!("{ready} of {} shards run and are ready", shards.len()))
+        verdict(
+            true,
+            reasons::RUNNING,
+            format!("{ready} of {} shards run and are ready", shards.len()),
+        )
     } else if seen.waits.is_empty() {
-        verdict(false, reasons::PODS_NOT_READY, format!("{ready} of {} shards run and are ready", shards.len()))
+        let mut message = format!("{ready} of {} shards run and are ready", shards.len());
+        let troubles: Vec<String> = seen
+            .pods
+            .iter()
+            .filter_map(|pod| podstate::trouble(pod))
+            .collect();
+        if !troubles.is_empty() {
+            message += &format!(": {}", conditions::sentences(&troubles, MOST_SENTENCES));
+        }
+        verdict(false, reasons::PODS_NOT_READY, message)
     } else {
-        verdict(false, reasons::WAITING_FOR_HANDOVER, conditions::sentences(seen.waits, MOST_SENTENCES))
+        verdict(
+            false,
+            reasons::WAITING_FOR_HANDOVER,
+            conditions::sentences(seen.waits, MOST_SENTENCES),
+        )
     }
 }
 
@@ -165,22 +214,45 @@ fn progressing(poller: &ValidatedPoller, shards: &[ShardStatus], seen: &Seen<'_>
         return verdict(false, reasons::SUSPENDED, "spec.suspend is true".to_owned());
     }
     if !seen.waits.is_empty() {
-        return verdict(true, reasons::WAITING_FOR_HANDOVER, conditions::sentences(seen.waits, MOST_SENTENCES));
+        return verdict(
+            true,
+            reasons::WAITING_FOR_HANDOVER,
+            conditions::sentences(seen.waits, MOST_SENTENCES),
+        );
     }
-    let current = |shard: &&ShardStatus| seen.pods.iter().any(|pod| runs(pod, &shard.revision) && podstate::has_started(pod));
+    let current = |shard: &&ShardStatus| {
+        seen.pods
+            .iter()
+            .any(|pod| runs(pod, &shard.revision) && podstate::has_started(pod))
+    };
     let settled = shards.iter().filter(current).count();
     if settled == shards.len() {
-        verdict(false, reasons::SETTLED, "every shard runs its current revision".to_owned())
+        verdict(
+            false,
+            reasons::SETTLED,
+            "every shard runs its current revision".to_owned(),
+        )
     } else {
-        verdict(true, reasons::ROLLING_OUT, format!("{settled} of {} shards run their current revision", shards.len()))
+        verdict(
+            true,
+            reasons::ROLLING_OUT,
+            format!("{settled} of {} shards run their current revision", shards.len()),
+        )
     }
 }
 
 fn degraded(poller: &ValidatedPoller, seen: &Seen<'_>, figures: &Figures) -> Verdict {
     let mut found: Vec<(&'static str, String)> = Vec::new();
-    let conflicts: Vec<String> = poller.conflicts.iter().map(|conflict| conflict.problem().to_string()).collect();
+    let conflicts: Vec<String> = poller
+        .conflicts
+        .iter()
+        .map(|conflict| conflict.problem().to_string())
+        .collect();
     if let Some(first) = poller.conflicts.first() {
-        let message = format!("not polled: {}", conditions::sentences(&conflicts, MOST_SENTENCES));
+        let message = format!(
+            "not polled: {}",
+            conditions::sentences(&conflicts, MOST_SENTENCES)
+        );
         found.push((claims::reason(first), message));
     }
     if !poller.suspended {
@@ -193,11 +265,17 @@ fn degraded(poller: &ValidatedPoller, seen: &Seen<'_>, figures: &Figures) -> Ver
             .into_iter()
             .collect();
         if !troubles.is_empty() {
-            found.push((reasons::WORKER_TROUBLE, conditions::sentences(&troubles, MOST_SENTENCES)));
+            found.push((
+                reasons::WORKER_TROUBLE,
+                conditions::sentences(&troubles, MOST_SENTENCES),
+            ));
         }
         if figures.meters.failing > 0 {
-            let names: Vec<String> =
-                figures.failing.iter().map(|meter| format!("{} ({})", meter.name, meter.reason)).collect();
+            let names: Vec<String> = figures
+                .failing
+                .iter()
+                .map(|meter| format!("{} ({})", meter.name, meter.reason))
+                .collect();
             let message = format!(
                 "{} of {} meters fail: {}",
                 figures.meters.failing,
@@ -227,14 +305,25 @@ struct Figures {
 fn figures(poller: &ValidatedPoller, seen: &Seen<'_>, current: &MeterPollerStatus) -> Figures {
     let total = count(poller.meters);
     if poller.suspended {
-        return Figures { meters: MeterCounts { total, ..MeterCounts::default() }, failing: vec![] };
+        return Figures {
+            meters: MeterCounts {
+                total,
+                ..MeterCounts::default()
+            },
+            failing: vec![],
+        };
     }
     let unasked = seen.reports.is_empty() || seen.reports.values().any(Option::is_none);
     if unasked && current.meters.total == total {
-        return Figures { meters: current.meters, failing: current.failing_meters.clone() };
+        return Figures {
+            meters: current.meters,
+            failing: current.failing_meters.clone(),
+        };
     }
     let reports = || seen.reports.values().flatten();
-    let mut failing: Vec<FailingMeter> = reports().flat_map(|report| report.failing_meters.clone()).collect();
+    let mut failing: Vec<FailingMeter> = reports()
+        .flat_map(|report| report.failing_meters.clone())
+        .collect();
     failing.sort_by(|a, b| a.name.cmp(&b.name));
     failing.dedup_by(|a, b| a.name == b.name);
     failing.truncate(MOST_FAILING);
@@ -244,7 +333,11 @@ fn figures(poller: &ValidatedPoller, seen: &Seen<'_>, current: &MeterPollerStatu
     let failing_count: i32 = reports().map(|report| report.meters.failing).sum();
     let healthy: i32 = reports().map(|report| report.meters.healthy).sum();
     Figures {
-        meters: MeterCounts { total, healthy: healthy.min(total), failing: failing_count.min(total) },
+        meters: MeterCounts {
+            total,
+            healthy: healthy.min(total),
+            failing: failing_count.min(total),
+        },
         failing,
     }
 }

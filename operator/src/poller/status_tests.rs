@@ -12,8 +12,16 @@ use crate::{
 fn validated(conflicts: Vec<Conflict>) -> ValidatedPoller {
     let mut poller = poller("site", 1, &[("a", "gw1", &["m1", "m2"]), ("b", "gw2", &["m3"])]);
     poller.spec.shards = 2;
-    let profiles = Profiles { known: [("acme".to_owned(), profile())].into(), unreadable: BTreeMap::new() };
-    validate(&Dereferenced { poller: &poller, profiles, conflicts }).unwrap()
+    let profiles = Profiles {
+        known: [("acme".to_owned(), profile())].into(),
+        unreadable: BTreeMap::new(),
+    };
+    validate(&Dereferenced {
+        poller: &poller,
+        profiles,
+        conflicts,
+    })
+    .unwrap()
 }
 
 fn pod(uid: &str, revision: &str, phase: &str, ready: bool) -> Arc<Pod> {
@@ -26,10 +34,17 @@ fn pod(uid: &str, revision: &str, phase: &str, ready: bool) -> Arc<Pod> {
 
 fn report(healthy: i32, failing: &[&str]) -> PollerReport {
     PollerReport {
-        meters: MeterCounts { total: 3, healthy, failing: count(failing.len()) },
+        meters: MeterCounts {
+            total: 3,
+            healthy,
+            failing: count(failing.len()),
+        },
         failing_meters: failing
             .iter()
-            .map(|name| FailingMeter { name: (*name).to_owned(), reason: "it does not answer".to_owned() })
+            .map(|name| FailingMeter {
+                name: (*name).to_owned(),
+                reason: "it does not answer".to_owned(),
+            })
             .collect(),
         ..PollerReport::default()
     }
@@ -47,19 +62,36 @@ impl Case {
     /// Both shards run their revision and are ready.
     fn running() -> Self {
         let poller = validated(Vec::new());
-        let pods = poller.shards.iter().map(|s| pod(&format!("u{}", s.index), s.revision.as_str(), "Running", true));
+        let pods = poller
+            .shards
+            .iter()
+            .map(|s| pod(&format!("u{}", s.index), s.revision.as_str(), "Running", true));
         Self {
             pods: pods.collect(),
             poller,
-            reports: [("u0".into(), Some(report(2, &[]))), ("u1".into(), Some(report(1, &[])))].into(),
+            reports: [
+                ("u0".into(), Some(report(2, &[]))),
+                ("u1".into(), Some(report(1, &[]))),
+            ]
+            .into(),
             waits: vec![],
             current: MeterPollerStatus::default(),
         }
     }
 
     fn status(&self) -> MeterPollerStatus {
-        let seen = Seen { pods: &self.pods, reports: &self.reports, waits: &self.waits };
-        of(&self.poller, &seen, &self.current, Some(7), Timestamp::from_second(100).unwrap())
+        let seen = Seen {
+            pods: &self.pods,
+            reports: &self.reports,
+            waits: &self.waits,
+        };
+        of(
+            &self.poller,
+            &seen,
+            &self.current,
+            Some(7),
+            Timestamp::from_second(100).unwrap(),
+        )
     }
 
     /// Ready, Progressing and Degraded, as `status/reason`.
@@ -75,11 +107,21 @@ impl Case {
 #[test]
 fn all_is_well() {
     let case = Case::running();
-    assert_eq!(case.verdicts(), ["True/Running", "False/Settled", "False/AsExpected"]);
+    assert_eq!(
+        case.verdicts(),
+        ["True/Running", "False/Settled", "False/AsExpected"]
+    );
     let status = case.status();
     assert_eq!((status.shard_count, status.observed_generation), (2, Some(7)));
     assert_eq!(status.selector.as_deref(), Some("corrente.dev/meterpoller=site"));
-    assert_eq!(status.meters, MeterCounts { total: 3, healthy: 3, failing: 0 });
+    assert_eq!(
+        status.meters,
+        MeterCounts {
+            total: 3,
+            healthy: 3,
+            failing: 0
+        }
+    );
     assert!(status.shards.iter().all(|shard| shard.ready));
 }
 
@@ -87,7 +129,10 @@ fn all_is_well() {
 fn a_pod_of_another_revision_does_not_count() {
     let mut case = Case::running();
     case.pods[1] = pod("u1", "site-1-older", "Running", true);
-    assert_eq!(case.verdicts(), ["False/PodsNotReady", "True/RollingOut", "False/AsExpected"]);
+    assert_eq!(
+        case.verdicts(),
+        ["False/PodsNotReady", "True/RollingOut", "False/AsExpected"]
+    );
     assert_eq!(case.status().shards.iter().filter(|shard| shard.ready).count(), 1);
 }
 
@@ -95,8 +140,9 @@ fn a_pod_of_another_revision_does_not_count() {
 fn a_pod_that_ends_does_not_count() {
     let mut case = Case::running();
     let mut ending = Pod::clone(&case.pods[0]);
-    ending.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+    ending.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+        Timestamp::UNIX_EPOCH,
+    ));
     case.pods[0] = Arc::new(ending);
     assert_eq!(case.verdicts()[0], "False/PodsNotReady");
 }
@@ -105,7 +151,10 @@ fn a_pod_that_ends_does_not_count() {
 fn a_pod_that_is_not_ready_is_not_on_its_way() {
     let mut case = Case::running();
     case.pods[0] = pod("u0", case.poller.shards[0].revision.as_str(), "Running", false);
-    assert_eq!(case.verdicts(), ["False/PodsNotReady", "False/Settled", "False/AsExpected"]);
+    assert_eq!(
+        case.verdicts(),
+        ["False/PodsNotReady", "False/Settled", "False/AsExpected"]
+    );
 }
 
 #[test]
@@ -113,8 +162,20 @@ fn a_wait_at_the_gate_is_told_with_its_cause() {
     let mut case = Case::running();
     case.pods.remove(0);
     case.waits = vec!["pod site-0-y waits for pod plant/site-0-x".into()];
-    assert_eq!(case.verdicts(), ["False/WaitingForHandover", "True/WaitingForHandover", "False/AsExpected"]);
-    assert!(find(&case.status().conditions, types::READY).unwrap().message.contains("plant/site-0-x"));
+    assert_eq!(
+        case.verdicts(),
+        [
+            "False/WaitingForHandover",
+            "True/WaitingForHandover",
+            "False/AsExpected"
+        ]
+    );
+    assert!(
+        find(&case.status().conditions, types::READY)
+            .unwrap()
+            .message
+            .contains("plant/site-0-x")
+    );
 }
 
 #[test]
@@ -123,15 +184,28 @@ fn suspended_is_not_ready_and_not_degraded() {
     case.poller.suspended = true;
     case.pods.clear();
     case.reports.clear();
-    assert_eq!(case.verdicts(), ["False/Suspended", "False/Suspended", "False/AsExpected"]);
-    assert_eq!(case.status().meters, MeterCounts { total: 3, healthy: 0, failing: 0 });
+    assert_eq!(
+        case.verdicts(),
+        ["False/Suspended", "False/Suspended", "False/AsExpected"]
+    );
+    assert_eq!(
+        case.status().meters,
+        MeterCounts {
+            total: 3,
+            healthy: 0,
+            failing: 0
+        }
+    );
 }
 
 #[test]
 fn failing_meters_are_named() {
     let mut case = Case::running();
     case.reports.insert("u1".into(), Some(report(0, &["m3"])));
-    assert_eq!(case.verdicts(), ["True/Running", "False/Settled", "True/MetersFailing"]);
+    assert_eq!(
+        case.verdicts(),
+        ["True/Running", "False/Settled", "True/MetersFailing"]
+    );
     let status = case.status();
     assert_eq!(status.failing_meters[0].name, "m3");
     let message = &find(&status.conditions, types::DEGRADED).unwrap().message;
@@ -145,7 +219,13 @@ fn at_most_twenty_failing_meters_are_named() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     case.reports.insert("u1".into(), Some(report(0, &names)));
     let status = case.status();
-    assert_eq!((status.failing_meters.len(), status.failing_meters[19].name.as_str()), (20, "m19"));
+    assert_eq!(
+        (
+            status.failing_meters.len(),
+            status.failing_meters[19].name.as_str()
+        ),
+        (20, "m19")
+    );
 }
 
 #[test]
@@ -157,9 +237,22 @@ fn a_conflict_is_told_and_the_rest_is_ready() {
     };
     let mut case = Case::running();
     case.poller = validated(vec![conflict]);
-    case.pods = case.poller.shards.iter().map(|s| pod("u", s.revision.as_str(), "Running", true)).collect();
-    assert_eq!(case.verdicts(), ["True/Running", "False/Settled", "True/EndpointConflict"]);
-    assert!(find(&case.status().conditions, types::DEGRADED).unwrap().message.contains("plant/old"));
+    case.pods = case
+        .poller
+        .shards
+        .iter()
+        .map(|s| pod("u", s.revision.as_str(), "Running", true))
+        .collect();
+    assert_eq!(
+        case.verdicts(),
+        ["True/Running", "False/Settled", "True/EndpointConflict"]
+    );
+    assert!(
+        find(&case.status().conditions, types::DEGRADED)
+            .unwrap()
+            .message
+            .contains("plant/old")
+    );
 }
 
 #[test]
@@ -178,18 +271,37 @@ fn figures_stand_until_every_worker_was_asked() {
     case.current = case.status();
     case.reports.insert("u1".into(), None);
     let status = case.status();
-    assert_eq!((status.meters, status.failing_meters), (case.current.meters, case.current.failing_meters.clone()));
-    assert_eq!(status.conditions, case.current.conditions, "nor does the verdict change");
+    assert_eq!(
+        (status.meters, status.failing_meters),
+        (case.current.meters, case.current.failing_meters.clone())
+    );
+    assert_eq!(
+        status.conditions, case.current.conditions,
+        "nor does the verdict change"
+    );
 }
 
 #[test]
 fn what_cannot_be_carried_out_says_why_and_leaves_the_rest() {
     let current = Case::running().status();
-    let refusal = Refusal { reason: reasons::INVALID, sentences: vec!["spec.x: no; change it".into()], runs: true };
+    let refusal = Refusal {
+        reason: reasons::INVALID,
+        sentences: vec!["spec.x: no; change it".into()],
+        runs: true,
+    };
     let status = refused(&refusal, &current, Some(8), Timestamp::from_second(200).unwrap());
     let ready = find(&status.conditions, types::READY).unwrap();
-    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "Invalid"));
-    assert!(ready.message.starts_with("spec.x: no; change it. The workers go on"), "{}", ready.message);
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "Invalid")
+    );
+    assert!(
+        ready
+            .message
+            .starts_with("spec.x: no; change it. The workers go on"),
+        "{}",
+        ready.message
+    );
     assert_eq!((status.shards, status.meters), (current.shards, current.meters));
     assert_eq!(status.observed_generation, Some(8));
 }
@@ -204,6 +316,12 @@ fn figures_alone_need_no_hurry() {
     waiting.pods.remove(0);
     waiting.current = well.status();
     assert_ne!(well.status(), failing.status());
-    assert_eq!(without_figures(&well.status()), without_figures(&failing.status()));
-    assert_ne!(without_figures(&well.status()), without_figures(&waiting.status()));
+    assert_eq!(
+        without_figures(&well.status()),
+        without_figures(&failing.status())
+    );
+    assert_ne!(
+        without_figures(&well.status()),
+        without_figures(&waiting.status())
+    );
 }

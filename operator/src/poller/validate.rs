@@ -12,12 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use super::dereference::Dereferenced;
-use crate::{
-    claims,
-    context::Key,
-    naming::Revision,
-    sharding,
-};
+use crate::{claims, context::Key, naming::Revision, sharding};
 
 /// Most bytes of a shard's file; a ConfigMap may have 1 MiB in all.
 const MOST_BYTES: usize = 900 * 1024;
@@ -76,12 +71,18 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPoller, Vec<Problem
     let mut shards = Vec::new();
     let mut problems = Vec::new();
     for (index, endpoints) in (0..).zip(spread(endpoints, poller.spec.shards)) {
-        let addresses: BTreeSet<String> = endpoints.iter().map(|e| claims::address_key(&e.address)).collect();
+        let addresses: BTreeSet<String> = endpoints
+            .iter()
+            .map(|e| claims::address_key(&e.address))
+            .collect();
         let (count, meters) = (endpoints.len(), endpoints.iter().map(|e| e.meters.len()).sum());
         let file = match serde_json::to_string(&resolved.config(index, endpoints.iter())) {
             Ok(file) => file,
             Err(error) => {
-                problems.push(Problem::new("spec", format!("cannot be written as JSON: {error}")));
+                problems.push(Problem::new(
+                    "spec",
+                    format!("cannot be written as JSON: {error}"),
+                ));
                 continue;
             }
         };
@@ -106,7 +107,10 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPoller, Vec<Problem
         });
     }
     let Some(owner) = poller.controller_owner_ref(&()) else {
-        return Err(vec![Problem::new("metadata", "has no uid: it was not read from a cluster")]);
+        return Err(vec![Problem::new(
+            "metadata",
+            "has no uid: it was not read from a cluster",
+        )]);
     };
     if !problems.is_empty() {
         return Err(problems);
@@ -126,12 +130,18 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPoller, Vec<Problem
 /// The endpoints of each shard. Two entries with one address stay together, as they are one line.
 fn spread(endpoints: Vec<Endpoint>, shards: i32) -> Vec<Vec<Endpoint>> {
     let count = usize::try_from(shards).unwrap_or(1).max(1);
-    let addresses: BTreeSet<String> = endpoints.iter().map(|e| claims::address_key(&e.address)).collect();
+    let addresses: BTreeSet<String> = endpoints
+        .iter()
+        .map(|e| claims::address_key(&e.address))
+        .collect();
     let keys: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let shard_of: BTreeMap<&str, usize> = keys.iter().copied().zip(sharding::assign(&keys, count)).collect();
     let mut spread: Vec<Vec<Endpoint>> = vec![Vec::new(); count];
     for endpoint in endpoints {
-        let shard = shard_of.get(claims::address_key(&endpoint.address).as_str()).copied().unwrap_or_default();
+        let shard = shard_of
+            .get(claims::address_key(&endpoint.address).as_str())
+            .copied()
+            .unwrap_or_default();
         spread[shard].push(endpoint);
     }
     spread
@@ -147,20 +157,45 @@ mod tests {
     };
 
     fn profiles() -> Profiles {
-        Profiles { known: [("acme".to_owned(), profile())].into(), unreadable: BTreeMap::new() }
+        Profiles {
+            known: [("acme".to_owned(), profile())].into(),
+            unreadable: BTreeMap::new(),
+        }
     }
 
     #[test]
     fn every_endpoint_is_in_one_shard() {
-        let mut poller = poller("site", 1, &[("a", "gw1", &["m1", "m2"]), ("b", "gw2", &["m3"]), ("c", "gw3", &["m4"])]);
+        let mut poller = poller(
+            "site",
+            1,
+            &[
+                ("a", "gw1", &["m1", "m2"]),
+                ("b", "gw2", &["m3"]),
+                ("c", "gw3", &["m4"]),
+            ],
+        );
         poller.spec.shards = 2;
-        let found = Dereferenced { poller: &poller, profiles: profiles(), conflicts: Vec::new() };
+        let found = Dereferenced {
+            poller: &poller,
+            profiles: profiles(),
+            conflicts: Vec::new(),
+        };
         let valid = validate(&found).unwrap();
         assert_eq!((valid.shards.len(), valid.meters), (2, 4));
         assert_eq!(valid.shards.iter().map(|shard| shard.endpoints).sum::<usize>(), 3);
-        assert!(valid.shards.iter().all(|shard| shard.endpoints > 0), "both have something to do");
-        let all: BTreeSet<String> = valid.shards.iter().flat_map(|shard| shard.addresses.clone()).collect();
-        assert_eq!(all, BTreeSet::from(["gw1:502".into(), "gw2:502".into(), "gw3:502".into()]));
+        assert!(
+            valid.shards.iter().all(|shard| shard.endpoints > 0),
+            "both have something to do"
+        );
+        let all: BTreeSet<String> = valid
+            .shards
+            .iter()
+            .flat_map(|shard| shard.addresses.clone())
+            .collect();
+        assert_eq!(
+            all,
+            BTreeSet::from(["gw1:502".into(), "gw2:502".into(), "gw3:502".into()])
+        );
         assert_ne!(valid.shards[0].revision, valid.shards[1].revision);
     }
 
@@ -168,8 +203,17 @@ mod tests {
     fn more_shards_than_endpoints_leave_some_idle() {
         let mut poller = poller("site", 1, &[("a", "gw1", &["m1"])]);
         poller.spec.shards = 3;
-        let found = Dereferenced { poller: &poller, profiles: profiles(), conflicts: Vec::new() };
-        let mut endpoints: Vec<usize> = validate(&found).unwrap().shards.iter().map(|shard| shard.endpoints).collect();
+        let found = Dereferenced {
+            poller: &poller,
+            profiles: profiles(),
+            conflicts: Vec::new(),
+        };
+        let mut endpoints: Vec<usize> = validate(&found)
+            .unwrap()
+            .shards
+            .iter()
+            .map(|shard| shard.endpoints)
+            .collect();
         endpoints.sort_unstable();
         assert_eq!(endpoints, [0, 0, 1]);
     }
@@ -180,7 +224,11 @@ mod tests {
         let new = poller("new", 2, &[("x", "gw1", &["m2"]), ("y", "gw2", &["m3"])]);
         let claims = Claims::of(&[&old, &new]);
         let conflicts = claims.conflicts(&Key::of(&new));
-        let found = Dereferenced { poller: &new, profiles: profiles(), conflicts };
+        let found = Dereferenced {
+            poller: &new,
+            profiles: profiles(),
+            conflicts,
+        };
         let valid = validate(&found).unwrap();
         assert_eq!(valid.shards[0].addresses, BTreeSet::from(["gw2:502".to_owned()]));
         assert_eq!((valid.meters, valid.conflicts.len()), (1, 1));
@@ -189,13 +237,32 @@ mod tests {
     #[test]
     fn a_missing_or_unreadable_profile_is_a_problem() {
         let poller = poller("site", 1, &[("a", "gw1", &["m1"])]);
-        let none = Dereferenced { poller: &poller, profiles: Profiles::default(), conflicts: Vec::new() };
+        let none = Dereferenced {
+            poller: &poller,
+            profiles: Profiles::default(),
+            conflicts: Vec::new(),
+        };
         let problems = validate(&none).unwrap_err();
-        assert!(problems.iter().any(|problem| problem.message.contains("acme")), "{problems:?}");
-        let unreadable = Profiles { known: BTreeMap::new(), unreadable: [("acme".into(), "bad scale".into())].into() };
-        let found = Dereferenced { poller: &poller, profiles: unreadable, conflicts: Vec::new() };
+        assert!(
+            problems.iter().any(|problem| problem.message.contains("acme")),
+            "{problems:?}"
+        );
+        let unreadable = Profiles {
+            known: BTreeMap::new(),
+            unreadable: [("acme".into(), "bad scale".into())].into(),
+        };
+        let found = Dereferenced {
+            poller: &poller,
+            profiles: unreadable,
+            conflicts: Vec::new(),
+        };
         let problems = validate(&found).unwrap_err();
-        assert!(problems[0].message.contains("MeterProfile acme cannot be read: bad scale"), "{problems:?}");
+        assert!(
+            problems[0]
+                .message
+                .contains("MeterProfile acme cannot be read: bad scale"),
+            "{problems:?}"
+        );
     }
 
     #[test]
@@ -207,7 +274,11 @@ mod tests {
         let mut other = one.clone();
         other.spec.interval = corrente_crds::Duration::from_secs(20);
         let revision = |poller: &corrente_crds::MeterPoller| {
-            let found = Dereferenced { poller, profiles: profiles(), conflicts: Vec::new() };
+            let found = Dereferenced {
+                poller,
+                profiles: profiles(),
+                conflicts: Vec::new(),
+            };
             validate(&found).unwrap().shards[0].revision.clone()
         };
         assert_eq!(revision(&one), revision(&same));

@@ -81,7 +81,9 @@ async fn a_replacement_waits_until_the_old_one_has_ended() {
         let pods: Api<Pod> = world.api();
         // A finalizer keeps the object; it holds the gateway until its containers have ended for good.
         let hold = Patch::Merge(json!({"metadata": {"finalizers": ["corrente.dev/test"]}}));
-        pods.patch(&old.name, &PatchParams::default(), &hold).await.unwrap();
+        pods.patch(&old.name, &PatchParams::default(), &hold)
+            .await
+            .unwrap();
         pods.delete(&old.name, &DeleteParams::default()).await.unwrap();
         until("the replacement", || async {
             let pods = world.holders().await;
@@ -91,8 +93,10 @@ async fn a_replacement_waits_until_the_old_one_has_ended() {
         })
         .await;
         let let_go = Patch::Merge(json!({"metadata": {"finalizers": null}}));
-        pods.patch(&old.name, &PatchParams::default(), &let_go).await.unwrap();
-        referee.is_content();
+        pods.patch(&old.name, &PatchParams::default(), &let_go)
+            .await
+            .unwrap();
+        referee.saw_no_foul();
         operator.end().await;
     })
     .await;
@@ -109,7 +113,9 @@ async fn two_operators_at_once_make_no_two_masters() {
         world.poller("site", &endpoints).await;
         let mut last = world.held(&endpoints).await;
         for (interval, shards) in [("20s", 3), ("30s", 1), ("40s", 4), ("1m", 2)] {
-            world.edit("site", json!({"interval": interval, "shards": shards})).await;
+            world
+                .edit("site", json!({"interval": interval, "shards": shards}))
+                .await;
             let before: Vec<String> = last.iter().map(|pod| pod.uid.clone()).collect();
             last = until(&format!("{shards} new pods"), || async {
                 let held = world.held(&endpoints).await;
@@ -123,10 +129,12 @@ async fn two_operators_at_once_make_no_two_masters() {
         }
         until("replacements", || async {
             let held = world.held(&endpoints).await;
-            held.iter().all(|pod| last.iter().all(|old| old.uid != pod.uid)).then_some(())
+            held.iter()
+                .all(|pod| last.iter().all(|old| old.uid != pod.uid))
+                .then_some(())
         })
         .await;
-        referee.is_content();
+        referee.saw_no_foul();
         one.end().await;
         other.end().await;
         assert!(world.api::<MeterPoller>().get("site").await.unwrap().name_any() == "site");

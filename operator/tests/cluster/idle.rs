@@ -29,7 +29,12 @@ fn looks() -> u64 {
 async fn versions(world: &World) -> BTreeSet<String> {
     fn of<K: Resource<DynamicType = ()>>(objects: Vec<K>) -> impl Iterator<Item = String> {
         objects.into_iter().map(|object| {
-            format!("{} {} {}", K::kind(&()), object.name_any(), object.resource_version().unwrap_or_default())
+            format!(
+                "{} {} {}",
+                K::kind(&()),
+                object.name_any(),
+                object.resource_version().unwrap_or_default()
+            )
         })
     }
     of(world.list::<MeterPoller>().await)
@@ -63,7 +68,8 @@ async fn an_idle_cluster_sees_no_writes() {
         let mut manifest = world.poller_manifest("site", &["a", "b", "c"]);
         manifest["spec"]["shards"] = json!(2);
         // The API server writes these in another way: 1 CPU, and 1536Mi.
-        manifest["spec"]["template"] = json!({"resources": {"requests": {"cpu": "1000m", "memory": "16777216"}}});
+        manifest["spec"]["template"] =
+            json!({"resources": {"requests": {"cpu": "1000m", "memory": "16777216"}}});
         world.create::<MeterPoller>(manifest).await;
         world.poller("wrong", &["a"]).await;
         world.pipeline("store").await;
@@ -77,8 +83,15 @@ async fn an_idle_cluster_sees_no_writes() {
 
         let looked = looks();
         let successor = world.operator(quick()).await;
-        until("fifty more looks", || async { (looks() >= looked + 50).then_some(()) }).await;
-        assert_eq!(successor.writes(), Vec::<String>::new(), "a new start is no reason to write");
+        until("fifty more looks", || async {
+            (looks() >= looked + 50).then_some(())
+        })
+        .await;
+        assert_eq!(
+            successor.writes(),
+            Vec::<String>::new(),
+            "a new start is no reason to write"
+        );
         successor.end().await;
     })
     .await;

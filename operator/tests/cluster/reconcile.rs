@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use corrente_crds::{MeterPoller, MeterProfile, TelemetryPipeline};
-use corrente_operator::context::Timing;
+use corrente_operator::{context::Timing, status};
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
     events::v1::Event,
 };
 use kube::{
-    Api, ResourceExt,
+    Api, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams},
+    runtime::events::Recorder,
 };
 use serde_json::json;
 
@@ -49,16 +50,35 @@ async fn a_poller_and_a_pipeline_become_what_runs() {
         // The pause image runs, and is never ready.
         world.reason("site", "Ready", "PodsNotReady").await;
         world.reason("site", "Progressing", "Settled").await;
-        let status = world.api::<MeterPoller>().get("site").await.unwrap().status.unwrap();
-        assert_eq!((status.shard_count, status.meters.total, status.shards[0].endpoints), (1, 2, 2));
+        let status = world
+            .api::<MeterPoller>()
+            .get("site")
+            .await
+            .unwrap()
+            .status
+            .unwrap();
+        assert_eq!(
+            (
+                status.shard_count,
+                status.meters.total,
+                status.shards[0].endpoints
+            ),
+            (1, 2, 2)
+        );
         let scale = world.api::<MeterPoller>().get_scale("site").await.unwrap();
-        assert_eq!(scale.status.unwrap().selector.as_deref(), Some("corrente.dev/meterpoller=site"));
+        assert_eq!(
+            scale.status.unwrap().selector.as_deref(),
+            Some("corrente.dev/meterpoller=site")
+        );
         let pipeline = until("the pipeline's status", || async {
             let pipeline = world.api::<TelemetryPipeline>().get("store").await.unwrap();
             pipeline.status.filter(|status| status.replicas == 2)
         })
         .await;
-        assert_eq!(pipeline.selector.as_deref(), Some("corrente.dev/telemetrypipeline=store"));
+        assert_eq!(
+            pipeline.selector.as_deref(),
+            Some("corrente.dev/telemetrypipeline=store")
+        );
         operator.end().await;
     })
     .await;
@@ -72,10 +92,15 @@ async fn a_mistake_in_one_stops_no_other() {
         // Its profile does not exist yet.
         world.poller("wrong", &["a"]).await;
         let message = world.reason("wrong", "Ready", "Invalid").await;
-        assert!(message.contains("spec.endpoints[0].meters[0].profile") && message.contains("acme-"), "{message}");
+        assert!(
+            message.contains("spec.endpoints[0].meters[0].profile") && message.contains("acme-"),
+            "{message}"
+        );
         until("an event that says so", || async {
             let events = world.list::<Event>().await;
-            events.into_iter().find(|event| event.reason.as_deref() == Some("Invalid"))
+            events
+                .into_iter()
+                .find(|event| event.reason.as_deref() == Some("Invalid"))
         })
         .await;
         let mut right = world.poller_manifest("right", &["b"]);
@@ -94,12 +119,20 @@ async fn a_mistake_in_one_stops_no_other() {
 
         // A running one is edited into a mistake: it goes on as it was.
         let before = world.api::<Deployment>().get("wrong-0").await.unwrap();
-        world.edit("wrong", json!({"endpoints": [{
-            "name": "a", "address": world.gateway("a"),
-            "meters": [{"name": "m1", "unitId": 1, "profile": "no-such-profile"}],
-        }]})).await;
+        world
+            .edit(
+                "wrong",
+                json!({"endpoints": [{
+                    "name": "a", "address": world.gateway("a"),
+                    "meters": [{"name": "m1", "unitId": 1, "profile": "no-such-profile"}],
+                }]}),
+            )
+            .await;
         let message = world.reason("wrong", "Ready", "Invalid").await;
-        assert!(message.contains("no-such-profile") && message.contains("last good configuration"), "{message}");
+        assert!(
+            message.contains("no-such-profile") && message.contains("last good configuration"),
+            "{message}"
+        );
         let after = world.api::<Deployment>().get("wrong-0").await.unwrap();
         assert_eq!(before.metadata.generation, after.metadata.generation);
         operator.end().await;
@@ -117,16 +150,30 @@ async fn an_edit_of_a_profile_reaches_who_names_it() {
         world.pipeline("store").await;
         let before = world.held(&["a"]).await;
         let revisions = || async {
-            let names: BTreeSet<String> = world.config_maps().await.iter().map(ResourceExt::name_any).collect();
+            let names: BTreeSet<String> = world
+                .config_maps()
+                .await
+                .iter()
+                .map(ResourceExt::name_any)
+                .collect();
             names
         };
-        until("a configuration of each", || async { (revisions().await.len() == 2).then_some(()) }).await;
+        until("a configuration of each", || async {
+            (revisions().await.len() == 2).then_some(())
+        })
+        .await;
         let patch = Patch::Merge(json!({"spec": {"registers": [
             {"name": "voltage_l1_n", "address": 0, "function": "input", "type": "f32", "unit": "V"},
             {"name": "power", "address": 2, "function": "input", "type": "f32", "unit": "W"},
         ]}}));
-        Api::<MeterProfile>::all(world.client.clone()).patch(&profile, &PatchParams::default(), &patch).await.unwrap();
-        until("a further configuration of each", || async { (revisions().await.len() == 4).then_some(()) }).await;
+        Api::<MeterProfile>::all(world.client.clone())
+            .patch(&profile, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+        until("a further configuration of each", || async {
+            (revisions().await.len() == 4).then_some(())
+        })
+        .await;
         until("another pod that holds the gateway", || async {
             let now = world.held(&["a"]).await;
             (now[0].uid != before[0].uid).then_some(())
@@ -149,15 +196,24 @@ async fn of_two_on_one_gateway_the_younger_is_told() {
         world.poller("younger", &["a", "b"]).await;
         let message = world.reason("younger", "Degraded", "EndpointConflict").await;
         let owner = format!("{}/older", world.namespace);
-        assert!(message.contains(&owner) && message.contains(&world.gateway("a")), "{message}");
+        assert!(
+            message.contains(&owner) && message.contains(&world.gateway("a")),
+            "{message}"
+        );
         world.held(&["a", "b"]).await;
         until("an event that says so", || async {
             let events = world.list::<Event>().await;
-            events.into_iter().find(|event| event.reason.as_deref() == Some("EndpointConflict"))
+            events
+                .into_iter()
+                .find(|event| event.reason.as_deref() == Some("EndpointConflict"))
         })
         .await;
 
-        world.api::<MeterPoller>().delete("older", &DeleteParams::default()).await.unwrap();
+        world
+            .api::<MeterPoller>()
+            .delete("older", &DeleteParams::default())
+            .await
+            .unwrap();
         world.reason("younger", "Degraded", "AsExpected").await;
         let held = world.held(&["a", "b"]).await;
         assert_eq!(held.len(), 1, "the younger has both");
@@ -168,10 +224,17 @@ async fn of_two_on_one_gateway_the_younger_is_told() {
 
 /// Waits until what is created now is younger by the API server's clock, which tells whole seconds.
 async fn later_second(world: &World) {
-    let newest = world.list::<MeterPoller>().await.iter().filter_map(|poller| poller.creation_timestamp()).max();
+    let newest = world
+        .list::<MeterPoller>()
+        .await
+        .iter()
+        .filter_map(|poller| poller.creation_timestamp())
+        .max();
     let newest = newest.unwrap().0;
-    until("the next second", || async { (k8s_openapi::jiff::Timestamp::now().as_second() > newest.as_second()).then_some(()) })
-        .await;
+    until("the next second", || async {
+        (k8s_openapi::jiff::Timestamp::now().as_second() > newest.as_second()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -186,20 +249,31 @@ async fn scaled_out_and_in_each_endpoint_has_one_pod() {
         assert_eq!(world.held(&endpoints).await.len(), 1);
         for shards in [2_usize, 1, 3] {
             let scale = Patch::Merge(json!({"spec": {"replicas": shards}}));
-            world.api::<MeterPoller>().patch_scale("site", &PatchParams::default(), &scale).await.unwrap();
+            world
+                .api::<MeterPoller>()
+                .patch_scale("site", &PatchParams::default(), &scale)
+                .await
+                .unwrap();
             until(&format!("{shards} shards"), || async {
                 let held = world.held(&endpoints).await;
                 (held.len() == shards && world.deployments().await.len() == shards).then_some(())
             })
             .await;
             until("the status to say so", || async {
-                let status = world.api::<MeterPoller>().get("site").await.unwrap().status.unwrap();
-                (status.shards.len() == shards && status.shard_count == i32::try_from(shards).unwrap()).then_some(())
+                let status = world
+                    .api::<MeterPoller>()
+                    .get("site")
+                    .await
+                    .unwrap()
+                    .status
+                    .unwrap();
+                (status.shards.len() == shards && status.shard_count == i32::try_from(shards).unwrap())
+                    .then_some(())
             })
             .await;
         }
         assert!(referee.released() >= 5);
-        referee.is_content();
+        referee.saw_no_foul();
         operator.end().await;
     })
     .await;
@@ -215,7 +289,10 @@ async fn suspended_runs_nothing_and_wakes_up() {
         world.held(&["a"]).await;
         world.edit("site", json!({"suspend": true})).await;
         world.reason("site", "Ready", "Suspended").await;
-        until("no pod", || async { world.holders().await.is_empty().then_some(()) }).await;
+        until("no pod", || async {
+            world.holders().await.is_empty().then_some(())
+        })
+        .await;
         world.edit("site", json!({"suspend": false})).await;
         world.held(&["a"]).await;
         operator.end().await;
@@ -233,15 +310,25 @@ async fn what_is_edited_by_hand_is_put_right() {
         world.held(&["a"]).await;
         let deployments: Api<Deployment> = world.api();
         let patch = Patch::Merge(json!({"spec": {"replicas": 3}}));
-        deployments.patch("site-0", &PatchParams::default(), &patch).await.unwrap();
+        deployments
+            .patch("site-0", &PatchParams::default(), &patch)
+            .await
+            .unwrap();
         until("one replica again", || async {
             let spec = deployments.get("site-0").await.unwrap().spec.unwrap();
             (spec.replicas == Some(1)).then_some(())
         })
         .await;
-        deployments.delete("site-0", &DeleteParams::default()).await.unwrap();
+        deployments
+            .delete("site-0", &DeleteParams::default())
+            .await
+            .unwrap();
         let uid = until("another Deployment", || async {
-            deployments.get_opt("site-0").await.unwrap().filter(|found| found.metadata.deletion_timestamp.is_none())
+            deployments
+                .get_opt("site-0")
+                .await
+                .unwrap()
+                .filter(|found| found.metadata.deletion_timestamp.is_none())
         })
         .await;
         assert_eq!(uid.owner_references().len(), 1);
@@ -286,9 +373,20 @@ async fn deleted_resources_leave_nothing_behind() {
         world.pipeline("store").await;
         world.held(&["a", "b"]).await;
         world.edit("site", json!({"interval": "20s", "shards": 2})).await;
-        until("both shards", || async { (world.deployments().await.len() == 3).then_some(()) }).await;
-        world.api::<MeterPoller>().delete("site", &DeleteParams::default()).await.unwrap();
-        world.api::<TelemetryPipeline>().delete("store", &DeleteParams::default()).await.unwrap();
+        until("both shards", || async {
+            (world.deployments().await.len() == 3).then_some(())
+        })
+        .await;
+        world
+            .api::<MeterPoller>()
+            .delete("site", &DeleteParams::default())
+            .await
+            .unwrap();
+        world
+            .api::<TelemetryPipeline>()
+            .delete("store", &DeleteParams::default())
+            .await
+            .unwrap();
         until("nothing", || async {
             let left = world.list::<Deployment>().await.len()
                 + world.list::<ReplicaSet>().await.len()
@@ -298,6 +396,36 @@ async fn deleted_resources_leave_nothing_behind() {
         })
         .await;
         operator.end().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn what_cannot_even_be_read_says_so_once() {
+    in_a_world(|world| async move {
+        let poller = world.poller("site", &["a"]).await;
+        let recorder = Recorder::new(world.client.clone(), "corrente-operator".into());
+        let about = poller.object_ref(&());
+        for _ in 0..2 {
+            status::write_unreadable::<MeterPoller>(
+                &world.client,
+                &recorder,
+                &poller.metadata,
+                &about,
+                "a new field",
+            )
+            .await
+            .unwrap();
+        }
+        let message = world.reason("site", "Ready", "Invalid").await;
+        assert!(message.contains("it cannot be read: a new field"), "{message}");
+        let events = world.list::<Event>().await;
+        let told: Vec<&Event> = events
+            .iter()
+            .filter(|event| event.reason.as_deref() == Some("Invalid"))
+            .collect();
+        assert!(told.len() == 1 && told[0].series.is_none(), "told once: {told:?}");
     })
     .await;
 }

@@ -29,14 +29,20 @@ struct Seen {
 impl Seen {
     fn note(&mut self, pod: &Pod) {
         let Some(holder) = Holder::of(pod) else { return };
-        let was_released = self.pods.get(&holder.uid).is_some_and(|before| before.gate.is_none());
+        let was_released = self
+            .pods
+            .get(&holder.uid)
+            .is_some_and(|before| before.gate.is_none());
         if holder.gate.is_none() && !was_released {
             self.released += 1;
         }
         let holds = |pod: &Holder| pod.gate.is_none() && !pod.finished;
         for other in self.pods.values().filter(|other| other.uid != holder.uid) {
             if holds(other) && holds(&holder) && !other.endpoints.is_disjoint(&holder.endpoints) {
-                self.fouls.push(format!("{} and {} hold the same endpoint", other.name, holder.name));
+                self.fouls.push(format!(
+                    "{} and {} hold the same endpoint",
+                    other.name, holder.name
+                ));
             }
         }
         self.pods.insert(holder.uid.clone(), holder);
@@ -59,7 +65,10 @@ impl Referee {
                     }
                     Ok(Event::InitDone) => {
                         // A second one would mean that changes were missed.
-                        assert!(!std::mem::replace(&mut seen.started, true), "the watch was interrupted");
+                        assert!(
+                            !std::mem::replace(&mut seen.started, true),
+                            "the watch was interrupted"
+                        );
                     }
                     Ok(Event::Init) => {}
                     Err(error) => panic!("the watch broke off: {error}"),
@@ -67,7 +76,10 @@ impl Referee {
             }
         });
         let referee = Self { seen, watching };
-        until("the referee", || async { referee.seen.lock().unwrap().started.then_some(()) }).await;
+        until("the referee", || async {
+            referee.seen.lock().unwrap().started.then_some(())
+        })
+        .await;
         referee
     }
 
@@ -77,7 +89,7 @@ impl Referee {
     }
 
     /// No endpoint was ever held by two.
-    pub fn is_content(self) {
+    pub fn saw_no_foul(self) {
         assert!(!self.watching.is_finished(), "the referee stopped looking");
         self.watching.abort();
         assert_eq!(self.seen.lock().unwrap().fouls, Vec::<String>::new());

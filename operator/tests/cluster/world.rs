@@ -76,7 +76,9 @@ async fn config() -> Config {
     let file = std::env::var("CORRENTE_TEST_KUBECONFIG")
         .expect("these tests need a cluster: set CORRENTE_TEST_KUBECONFIG to its kubeconfig");
     let kubeconfig = Kubeconfig::read_from(file).unwrap();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .unwrap();
     config.default_retry = false;
     config
 }
@@ -92,12 +94,20 @@ where
     corrente_runtime::logging::init("warn,corrente_operator=info");
     corrente_runtime::metrics::install();
     let client = Client::try_from(config().await).unwrap();
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_nanos();
     let word = format!("{nanos:x}{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let namespace = format!("corrente-operator-{word}");
     apply_crds(&client).await;
     create_namespace(&client, &namespace).await;
-    let world = Arc::new(World { client, namespace, word, profiles: Mutex::default() });
+    let world = Arc::new(World {
+        client,
+        namespace,
+        word,
+        profiles: Mutex::default(),
+    });
     let outcome = tokio::spawn(test(world.clone())).await;
     world.clear().await;
     if let Err(failure) = outcome {
@@ -109,8 +119,12 @@ async fn apply_crds(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for crd in corrente_crds::all() {
         let params = PatchParams::apply("corrente-tests").force();
-        api.patch(&crd.name_any(), &params, &Patch::Apply(&crd)).await.unwrap();
-        await_condition(api.clone(), &crd.name_any(), is_crd_established()).await.unwrap();
+        api.patch(&crd.name_any(), &params, &Patch::Apply(&crd))
+            .await
+            .unwrap();
+        await_condition(api.clone(), &crd.name_any(), is_crd_established())
+            .await
+            .unwrap();
     }
 }
 
@@ -119,10 +133,16 @@ pub async fn create_namespace(client: &Client, name: &str) {
         "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     }))
     .unwrap();
-    Api::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    Api::all(client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await
+        .unwrap();
     // A namespace takes no pods before its service account is there.
     let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), name);
-    until("the default service account", || async { accounts.get_opt("default").await.unwrap() }).await;
+    until("the default service account", || async {
+        accounts.get_opt("default").await.unwrap()
+    })
+    .await;
 }
 
 /// Waits until `look` finds something.
@@ -138,7 +158,9 @@ where
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    waited.await.unwrap_or_else(|_| panic!("waited in vain for: {what}"))
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for: {what}"))
 }
 
 /// Short periods, so that many of them pass within a test.
@@ -160,11 +182,17 @@ impl World {
         let noted = writes.clone();
         let counting = MapRequestLayer::new(move |request: axum::http::Request<Body>| {
             if request.method() != axum::http::Method::GET {
-                noted.lock().unwrap().push(format!("{} {}", request.method(), request.uri().path()));
+                noted
+                    .lock()
+                    .unwrap()
+                    .push(format!("{} {}", request.method(), request.uri().path()));
             }
             request
         });
-        let client = ClientBuilder::try_from(config().await).unwrap().with_layer(&counting).build();
+        let client = ClientBuilder::try_from(config().await)
+            .unwrap()
+            .with_layer(&counting)
+            .build();
         let settings = Settings {
             poller_image: IMAGE.to_owned(),
             pipeline_image: IMAGE.to_owned(),
@@ -175,7 +203,11 @@ impl World {
         let (health, shutdown) = (Arc::new(Health::default()), CancellationToken::new());
         let ended = tokio::spawn(manager::run(client, settings, health.clone(), shutdown.clone()));
         until("the operator to be ready", || async { health.ready().ok() }).await;
-        Operator { writes, shutdown, ended }
+        Operator {
+            writes,
+            shutdown,
+            ended,
+        }
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -195,7 +227,10 @@ impl World {
             + serde::Serialize,
     {
         let object: K = serde_json::from_value(object).unwrap();
-        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
+        self.api::<K>()
+            .create(&PostParams::default(), &object)
+            .await
+            .unwrap()
     }
 
     /// Creates a profile, called after the test.
@@ -210,7 +245,10 @@ impl World {
             },
         }))
         .unwrap();
-        Api::all(self.client.clone()).create(&PostParams::default(), &profile).await.unwrap();
+        Api::all(self.client.clone())
+            .create(&PostParams::default(), &profile)
+            .await
+            .unwrap();
         name
     }
 
@@ -258,7 +296,10 @@ impl World {
     /// Changes a MeterPoller's specification.
     pub async fn edit(&self, name: &str, spec: Value) {
         let patch = Patch::Merge(json!({"spec": spec}));
-        self.api::<MeterPoller>().patch(name, &PatchParams::default(), &patch).await.unwrap();
+        self.api::<MeterPoller>()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
     }
 
     /// Waits until a MeterPoller has a condition with this reason, and returns its message.
@@ -268,29 +309,38 @@ impl World {
             let poller = api.get(name).await.unwrap();
             let status = poller.status?;
             let condition = find(&status.conditions, condition)?;
-            let now = (condition.reason == reason && condition.observed_generation == poller.metadata.generation)
-                .then(|| condition.message.clone());
-            now
+            let is_it =
+                condition.reason == reason && condition.observed_generation == poller.metadata.generation;
+            is_it.then(|| condition.message.clone())
         })
         .await
     }
 
     pub async fn list<K>(&self) -> Vec<K>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
     {
         self.api::<K>().list(&ListParams::default()).await.unwrap().items
     }
 
     /// The names of the Deployments there are, in order.
     pub async fn deployments(&self) -> Vec<String> {
-        self.list::<Deployment>().await.iter().map(ResourceExt::name_any).collect()
+        self.list::<Deployment>()
+            .await
+            .iter()
+            .map(ResourceExt::name_any)
+            .collect()
     }
 
     /// The ConfigMaps of ours.
     pub async fn config_maps(&self) -> Vec<ConfigMap> {
         let all = self.list::<ConfigMap>().await;
-        all.into_iter().filter(|object| object.name_any() != "kube-root-ca.crt").collect()
+        all.into_iter()
+            .filter(|object| object.name_any() != "kube-root-ca.crt")
+            .collect()
     }
 
     /// The poller pods there are.
@@ -305,7 +355,10 @@ impl World {
         wanted.sort();
         until(&format!("pods that hold {wanted:?}"), || async {
             let pods = self.holders().await;
-            let released: Vec<Holder> = pods.into_iter().filter(|pod| pod.gate.is_none() && !pod.deleting).collect();
+            let released: Vec<Holder> = pods
+                .into_iter()
+                .filter(|pod| pod.gate.is_none() && !pod.deleting)
+                .collect();
             let mut held: Vec<String> = released.iter().flat_map(|pod| pod.endpoints.clone()).collect();
             held.sort();
             (held == wanted).then_some(released)
@@ -314,10 +367,14 @@ impl World {
     }
 
     async fn clear(&self) {
-        let _ = Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await;
+        let _ = Api::<Namespace>::all(self.client.clone())
+            .delete(&self.namespace, &DeleteParams::default())
+            .await;
         let profiles: Vec<String> = self.profiles.lock().unwrap().clone();
         for profile in profiles {
-            let _ = Api::<MeterProfile>::all(self.client.clone()).delete(&profile, &DeleteParams::default()).await;
+            let _ = Api::<MeterProfile>::all(self.client.clone())
+                .delete(&profile, &DeleteParams::default())
+                .await;
         }
     }
 }

@@ -30,7 +30,9 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
     let all = super::all_labels(pipeline);
     let selected = [labels::COMPONENT, labels::TELEMETRY_PIPELINE];
     let selector = all.iter().filter(|(key, _)| selected.contains(&key.as_str()));
-    let selector = selector.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let selector = selector
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let worker = Worker {
         name: labels::PIPELINE,
         image: &settings.pipeline_image,
@@ -39,7 +41,10 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
         labels: all.clone(),
         annotations: [
             (annotations::RESOURCE.to_owned(), pipeline.key.name.clone()),
-            (annotations::REVISION.to_owned(), pipeline.revision.as_str().to_owned()),
+            (
+                annotations::REVISION.to_owned(),
+                pipeline.revision.as_str().to_owned(),
+            ),
         ]
         .into(),
         volumes: vec![secret_volume(pipeline)],
@@ -56,7 +61,10 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
         ),
         spec: Some(DeploymentSpec {
             replicas: Some(pipeline.replicas),
-            selector: LabelSelector { match_labels: Some(selector), ..Default::default() },
+            selector: LabelSelector {
+                match_labels: Some(selector),
+                ..Default::default()
+            },
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
@@ -75,7 +83,10 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
 /// The Secret's key as a file: the worker reads it, the operator never does.
 fn secret_volume(pipeline: &ValidatedPipeline) -> (Volume, k8s_openapi::api::core::v1::VolumeMount) {
     let url = Path::new(URL_FILE);
-    let part = |part: Option<&std::ffi::OsStr>| part.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    let part = |part: Option<&std::ffi::OsStr>| {
+        part.map(|text| text.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    };
     let volume = Volume {
         name: SECRET_VOLUME.to_owned(),
         secret: Some(SecretVolumeSource {
@@ -89,7 +100,10 @@ fn secret_volume(pipeline: &ValidatedPipeline) -> (Volume, k8s_openapi::api::cor
         }),
         ..Default::default()
     };
-    (volume, pods::mount(SECRET_VOLUME, &part(url.parent().map(Path::as_os_str)), true))
+    (
+        volume,
+        pods::mount(SECRET_VOLUME, &part(url.parent().map(Path::as_os_str)), true),
+    )
 }
 
 /// Room for the process and for a few batches on their way, each as records, as values and as rows.

@@ -22,13 +22,19 @@ pub struct Resources {
 /// Builds the objects of a TelemetryPipeline.
 #[must_use]
 pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Resources {
-    Resources { config_map: config_map::build(pipeline), deployment: deployment::build(pipeline, settings) }
+    Resources {
+        config_map: config_map::build(pipeline),
+        deployment: deployment::build(pipeline, settings),
+    }
 }
 
 /// Labels of everything that belongs to it.
 fn all_labels(pipeline: &ValidatedPipeline) -> BTreeMap<String, String> {
     let mut all = pods::common_labels(labels::PIPELINE, &pipeline.key.name);
-    all.insert(labels::TELEMETRY_PIPELINE.to_owned(), naming::label_value(&pipeline.key.name));
+    all.insert(
+        labels::TELEMETRY_PIPELINE.to_owned(),
+        naming::label_value(&pipeline.key.name),
+    );
     all
 }
 
@@ -45,7 +51,11 @@ mod tests {
     #[test]
     fn the_objects_are_those_of_the_golden_file() {
         let pipeline = pipeline("store");
-        let found = Dereferenced { pipeline: &pipeline, pollers: vec![], profiles: Profiles::default() };
+        let found = Dereferenced {
+            pipeline: &pipeline,
+            pollers: vec![],
+            profiles: Profiles::default(),
+        };
         let resources = build(&validate(&found).unwrap(), &golden::settings());
         golden::check("pipeline-config-map", &[resources.config_map]);
         golden::check("pipeline-deployment", &[resources.deployment]);

@@ -27,7 +27,9 @@ pub fn build(poller: &ValidatedPoller, shard: &ValidatedShard, settings: &Settin
     let all = super::shard_labels(poller, shard.index);
     let selected = [labels::COMPONENT, labels::METER_POLLER, labels::SHARD];
     let selector = all.iter().filter(|(key, _)| selected.contains(&key.as_str()));
-    let selector = selector.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let selector = selector
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let addresses: Vec<&str> = shard.addresses.iter().map(String::as_str).collect();
     let worker = Worker {
         name: labels::POLLER,
@@ -38,7 +40,10 @@ pub fn build(poller: &ValidatedPoller, shard: &ValidatedShard, settings: &Settin
         annotations: [
             (annotations::ENDPOINTS.to_owned(), addresses.join(",")),
             (annotations::RESOURCE.to_owned(), poller.key.name.clone()),
-            (annotations::REVISION.to_owned(), shard.revision.as_str().to_owned()),
+            (
+                annotations::REVISION.to_owned(),
+                shard.revision.as_str().to_owned(),
+            ),
         ]
         .into(),
         volumes: vec![(
@@ -56,7 +61,9 @@ pub fn build(poller: &ValidatedPoller, shard: &ValidatedShard, settings: &Settin
     };
     let mut template = worker.pod();
     if let Some(spec) = template.spec.as_mut() {
-        spec.scheduling_gates = Some(vec![PodSchedulingGate { name: HANDOVER_GATE.to_owned() }]);
+        spec.scheduling_gates = Some(vec![PodSchedulingGate {
+            name: HANDOVER_GATE.to_owned(),
+        }]);
     }
     Deployment {
         metadata: pods::metadata(
@@ -67,8 +74,14 @@ pub fn build(poller: &ValidatedPoller, shard: &ValidatedShard, settings: &Settin
         ),
         spec: Some(DeploymentSpec {
             replicas: Some(i32::from(!poller.suspended)),
-            selector: LabelSelector { match_labels: Some(selector), ..Default::default() },
-            strategy: Some(DeploymentStrategy { type_: Some("Recreate".to_owned()), ..Default::default() }),
+            selector: LabelSelector {
+                match_labels: Some(selector),
+                ..Default::default()
+            },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("Recreate".to_owned()),
+                ..Default::default()
+            }),
             // A pod may rightly wait at the gate for as long as it takes.
             progress_deadline_seconds: Some(i32::MAX),
             revision_history_limit: Some(2),

@@ -21,8 +21,16 @@ pub struct Resources {
 #[must_use]
 pub fn build(poller: &ValidatedPoller, settings: &Settings) -> Resources {
     Resources {
-        config_maps: poller.shards.iter().map(|shard| config_map::build(poller, shard)).collect(),
-        deployments: poller.shards.iter().map(|shard| deployment::build(poller, shard, settings)).collect(),
+        config_maps: poller
+            .shards
+            .iter()
+            .map(|shard| config_map::build(poller, shard))
+            .collect(),
+        deployments: poller
+            .shards
+            .iter()
+            .map(|shard| deployment::build(poller, shard, settings))
+            .collect(),
     }
 }
 
@@ -30,7 +38,10 @@ pub fn build(poller: &ValidatedPoller, settings: &Settings) -> Resources {
 fn shard_labels(poller: &ValidatedPoller, shard: i32) -> std::collections::BTreeMap<String, String> {
     use crate::{naming, pods, vocabulary::labels};
     let mut all = pods::common_labels(labels::POLLER, &poller.key.name);
-    all.insert(labels::METER_POLLER.to_owned(), naming::label_value(&poller.key.name));
+    all.insert(
+        labels::METER_POLLER.to_owned(),
+        naming::label_value(&poller.key.name),
+    );
     all.insert(labels::SHARD.to_owned(), shard.to_string());
     all
 }
@@ -58,8 +69,15 @@ mod tests {
             "imagePullSecrets": [{"name": "registry"}],
         }))
         .unwrap();
-        let profiles = Profiles { known: [("acme".to_owned(), profile())].into(), unreadable: BTreeMap::new() };
-        let found = Dereferenced { poller: &poller, profiles, conflicts: Vec::new() };
+        let profiles = Profiles {
+            known: [("acme".to_owned(), profile())].into(),
+            unreadable: BTreeMap::new(),
+        };
+        let found = Dereferenced {
+            poller: &poller,
+            profiles,
+            conflicts: Vec::new(),
+        };
         let resources = build(&validate(&found).unwrap(), &golden::settings());
         golden::check("poller-config-map", &resources.config_maps);
         golden::check("poller-deployment", &resources.deployments);
