@@ -4,16 +4,14 @@
 //! 1. Where the map counts from a SunSpec model, the model is looked for, once per connection.
 //! 2. The requests of the plan are sent, without the values that the meter has refused lately.
 //! 3. A block that is refused with exception 02 or 03 is read value by value, so that one bad register costs
-//!    one register. Those that are refused alone are left out for a while, and for as long the plan is more
-//!    careful ([`Caution`]), so that the next poll is not refused for the same reason.
+//!    one register. What was refused changes the plan for a while; see [`crate::learned`].
 //! 4. A request that nobody answers ends the poll: the rest would only hold the line.
 //! 5. Whatever came of it becomes a reading: every value is there, or named in `bad` with the reason.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use corrente_modbus::{
     CompiledMap, CostModel, ReadPlan, ReadRequest, decode,
-    map::NamedRange,
     sunspec::{Step, Walk},
 };
 use corrente_record::{Quality, Reading, Timestamp, Value};
@@ -21,14 +19,12 @@ use tokio::time::Instant;
 
 use crate::{
     client::{Connector, Exception, ReadBlock, ReadError, Registers},
+    learned::{LearnedPlan, Lesson},
     line::{Line, LineError, LineObserver},
 };
 
-/// How long a register that the meter refused is left out.
-const REFUSED_FOR: Duration = Duration::from_secs(60 * 60);
-/// The same where the meter refused everything: that is no bad register, but the wrong map or the wrong
-/// unit, or a meter that is not ready, and its owner will want to see that it is right again.
-const ALL_REFUSED_FOR: Duration = Duration::from_secs(60);
+/// The longest reason in a record, in characters.
+const REASON_LENGTH: usize = 120;
 
 /// What a poll said about the unit, for its back-off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,33 +48,13 @@ pub struct Poll {
     pub reason: Option<String>,
 }
 
-/// How carefully a plan is made for a meter that has refused a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Caution {
-    /// As the cost has it.
-    #[default]
-    None,
-    /// No request spans a register that is not to be read: a gap may be what was refused.
-    NoGaps,
-    /// Each value has a request of its own.
-    Apart,
-}
-
 /// One meter, as it is polled.
 #[derive(Clone, Debug)]
 pub struct Meter {
     name: Arc<str>,
     unit: u8,
     labels: Arc<BTreeMap<String, String>>,
-    map: Arc<CompiledMap>,
-    cost: CostModel,
-    /// The plan for every value that is not refused, counted from the map's base.
-    plan: ReadPlan,
-    /// What the meter refused, and until when it is left out.
-    refused: BTreeMap<usize, (Exception, Instant)>,
-    caution: Caution,
-    /// Until when.
-    careful_until: Option<Instant>,
+    plan: LearnedPlan,
     /// Where the SunSpec model is, on which connection.
     base: Option<(u64, u16)>,
 }
@@ -108,9 +84,7 @@ impl From<LineError> for Stop {
 /// A poll as it goes on.
 struct Progress {
     results: Vec<Option<Result<Value, String>>>,
-    newly_refused: Vec<(usize, Exception)>,
-    /// Whether a block was refused whose values were then read one by one.
-    block_refused: bool,
+    lesson: Lesson,
     answered: bool,
     read_at: Option<Timestamp>,
 }
@@ -125,17 +99,11 @@ impl Meter {
         map: Arc<CompiledMap>,
         cost: CostModel,
     ) -> Self {
-        let plan = ReadPlan::build(&map, &cost);
         Self {
             name: name.into(),
             unit,
             labels: Arc::new(labels),
-            map,
-            cost,
-            plan,
-            refused: BTreeMap::new(),
-            caution: Caution::None,
-            careful_until: None,
+            plan: LearnedPlan::new(map, cost),
             base: None,
         }
     }
@@ -158,7 +126,7 @@ impl Meter {
         self.reading(
             slot,
             Timestamp::now(),
-            &mut vec![None; self.map.values.len()],
+            &mut vec![None; self.plan.map().values.len()],
             reason,
         )
     }
@@ -170,17 +138,16 @@ impl Meter {
         slot: Timestamp,
         retries: u32,
     ) -> Poll {
-        self.forgive(Instant::now());
+        self.plan.forgive(Instant::now());
         let mut progress = Progress {
-            results: vec![None; self.map.values.len()],
-            newly_refused: Vec::new(),
-            block_refused: false,
+            results: vec![None; self.plan.map().values.len()],
+            lesson: Lesson::default(),
             answered: false,
             read_at: None,
         };
         let stop = self.requests(line, retries, &mut progress).await.err();
         let ts = progress.read_at.unwrap_or_else(Timestamp::now);
-        for (&index, (exception, _)) in &self.refused {
+        for (index, exception) in self.plan.left_out() {
             if let Some(result) = progress.results.get_mut(index) {
                 *result = Some(Err(exception.to_string()));
             }
@@ -190,12 +157,8 @@ impl Meter {
             // The model may have moved, if the device is another one.
             self.base = None;
         }
-        self.learn(
-            progress.newly_refused,
-            progress.block_refused,
-            any,
-            Instant::now(),
-        );
+        progress.lesson.any_good = any;
+        self.learn(progress.lesson);
         let rest = stop.as_ref().map_or("not read", |stop| stop.reason.as_str());
         let reading = self.reading(slot, ts, &mut progress.results, rest);
         let reason = stop.as_ref().map(|stop| stop.reason.clone()).or_else(|| {
@@ -222,7 +185,7 @@ impl Meter {
         progress: &mut Progress,
     ) -> Result<(), Stop> {
         let base = self.locate(line, retries, progress).await?;
-        for request in self.at(&self.plan, base)?.requests {
+        for request in at(self.plan.plan(), base)?.requests {
             match self.read(line, &request, retries).await {
                 Ok(registers) => self.take(&request, &registers, progress),
                 Err(LineError::Read(ReadError::Exception(exception))) if !exception.is_from_gateway() => {
@@ -250,14 +213,14 @@ impl Meter {
         base: u16,
         progress: &mut Progress,
     ) -> Result<(), Stop> {
-        let parts = self.parts(&block.values);
+        let parts = self.plan.parts(&block.values);
         if parts.len() < 2 {
             refuse_all(progress, &block.values, exception);
             return Ok(());
         }
-        progress.block_refused = true;
+        progress.lesson.block_refused = true;
         for part in parts {
-            let plan = self.at(&ReadPlan::build_for(&self.map, &part, &self.cost), base)?;
+            let plan = at(&self.plan.for_values(&part), base)?;
             for request in plan.requests {
                 match self.read(line, &request, retries).await {
                     Ok(registers) => self.take(&request, &registers, progress),
@@ -275,30 +238,6 @@ impl Meter {
         Ok(())
     }
 
-    /// The values, each alone but for coherent groups.
-    fn parts(&self, values: &[usize]) -> Vec<Vec<usize>> {
-        let mut parts: Vec<Vec<usize>> = Vec::new();
-        let mut groups: BTreeMap<&str, usize> = BTreeMap::new();
-        for &index in values {
-            let group = self
-                .map
-                .values
-                .get(index)
-                .and_then(|value| value.coherent.as_deref());
-            match group {
-                None => parts.push(vec![index]),
-                Some(group) => match groups.get(group).and_then(|&at| parts.get_mut(at)) {
-                    Some(part) => part.push(index),
-                    None => {
-                        groups.insert(group, parts.len());
-                        parts.push(vec![index]);
-                    }
-                },
-            }
-        }
-        parts
-    }
-
     /// Where the map's addresses count from.
     async fn locate<C: Connector, O: LineObserver>(
         &mut self,
@@ -306,7 +245,7 @@ impl Meter {
         retries: u32,
         progress: &mut Progress,
     ) -> Result<u16, Stop> {
-        let Some(mut walk) = Walk::for_map(&self.map) else {
+        let Some(mut walk) = Walk::for_map(self.plan.map()) else {
             return Ok(0);
         };
         if let Some((generation, base)) = self.base
@@ -364,120 +303,37 @@ impl Meter {
             address: request.address,
             count: request.count,
         };
-        line.read(block, self.plan.pause, retries).await
-    }
-
-    fn at(&self, plan: &ReadPlan, base: u16) -> Result<ReadPlan, Stop> {
-        plan.at(base).map_err(|error| Stop {
-            verdict: Verdict::Answered,
-            reason: error.to_string(),
-        })
+        line.read(block, self.plan.plan().pause, retries).await
     }
 
     fn take(&self, request: &ReadRequest, registers: &Registers, progress: &mut Progress) {
         progress.answered = true;
         progress.read_at = Some(Timestamp::now());
-        decode(&self.map, request, registers.answer(), &mut |index, value| {
-            if let Some(result) = progress.results.get_mut(index) {
-                *result = Some(value.map_err(|bad| bad.to_string()));
-            }
-        });
+        decode(
+            self.plan.map(),
+            request,
+            registers.answer(),
+            &mut |index, value| {
+                if let Some(result) = progress.results.get_mut(index) {
+                    *result = Some(value.map_err(|bad| bad.to_string()));
+                }
+            },
+        );
     }
 
-    /// Lets values in again whose time is over.
-    fn forgive(&mut self, now: Instant) {
-        let before = self.refused.len();
-        self.refused.retain(|_, (_, until)| *until > now);
-        let calm = self.careful_until.is_some_and(|until| until <= now);
-        if calm {
-            self.caution = Caution::None;
-            self.careful_until = None;
-        }
-        if calm || self.refused.len() < before {
-            self.replan();
-        }
-    }
-
-    /// Takes note of what was refused in a poll.
-    fn learn(&mut self, refused: Vec<(usize, Exception)>, block_refused: bool, any_good: bool, now: Instant) {
-        if refused.is_empty() && !block_refused {
+    fn learn(&mut self, lesson: Lesson) {
+        let refused = lesson.refused.clone();
+        let Some(pause) = self.plan.learn(lesson, Instant::now()) else {
             return;
-        }
-        let pause = if any_good { REFUSED_FOR } else { ALL_REFUSED_FOR };
-        // A block that is refused although it spans nothing but what is then read well is too long for the
-        // meter, or otherwise not to its liking.
-        let unexplained = block_refused && refused.is_empty() && self.caution() >= Caution::NoGaps;
-        self.caution = self.caution.max(if unexplained {
-            Caution::Apart
-        } else {
-            Caution::NoGaps
-        });
-        self.careful_until = Some(now + pause);
+        };
         for (index, exception) in refused {
-            if let Some(value) = self.map.values.get(index) {
+            if let Some(value) = self.plan.map().values.get(index) {
                 tracing::warn!(
                     meter = %self.name, metric = %value.name, reason = %exception,
                     minutes = pause.as_secs() / 60, "the meter refuses a register; it is left out for a while"
                 );
             }
-            self.refused.insert(index, (exception, now + pause));
         }
-        self.replan();
-    }
-
-    fn caution(&self) -> Caution {
-        let least = if self.refused.is_empty() {
-            Caution::None
-        } else {
-            Caution::NoGaps
-        };
-        match self.caution.max(least) {
-            // Without gaps there may be nothing to pad a value of an odd length with.
-            Caution::NoGaps if self.map.limits.even_count => Caution::Apart,
-            caution => caution,
-        }
-    }
-
-    fn replan(&mut self) {
-        let wanted: Vec<usize> = (0..self.map.values.len())
-            .filter(|index| !self.refused.contains_key(index))
-            .collect();
-        self.plan = match self.caution() {
-            Caution::None => ReadPlan::build_for(&self.map, &wanted, &self.cost),
-            Caution::NoGaps => ReadPlan::build_for(&self.without_gaps(&wanted), &wanted, &self.cost),
-            Caution::Apart => {
-                let plans = self.parts(&wanted);
-                let plans = plans
-                    .iter()
-                    .map(|part| ReadPlan::build_for(&self.map, part, &self.cost));
-                ReadPlan {
-                    requests: plans.flat_map(|plan| plan.requests).collect(),
-                    pause: self.map.limits.pause,
-                }
-            }
-        };
-    }
-
-    /// The map of a meter that answers for the wanted values alone.
-    fn without_gaps(&self, wanted: &[usize]) -> CompiledMap {
-        let mut map = (*self.map).clone();
-        map.limits.whole_values = true;
-        let values = wanted.iter().filter_map(|&index| self.map.values.get(index));
-        map.named = values
-            .flat_map(|value| {
-                let range = |start: u16, count: u16| NamedRange {
-                    function: value.function,
-                    start: u32::from(start),
-                    end: u32::from(start) + u32::from(count),
-                };
-                let factor = value.scale_from.map(|address| range(address, 1));
-                [Some(range(value.address, value.count)), factor]
-            })
-            .flatten()
-            .collect();
-        map.named.sort_unstable();
-        map.named.dedup();
-        map
     }
 
     /// `rest` is the reason of what has no result.
@@ -488,12 +344,14 @@ impl Meter {
         results: &mut [Option<Result<Value, String>>],
         rest: &str,
     ) -> Reading {
+        // The reason stands at every value, so that a record is bounded only if it is.
+        let rest: String = rest.chars().take(REASON_LENGTH).collect();
         let (mut values, mut bad) = (Vec::new(), Vec::new());
-        for (value, result) in self.map.values.iter().zip(results) {
+        for (value, result) in self.plan.map().values.iter().zip(results) {
             match result.take() {
                 Some(Ok(number)) => values.push((value.name.clone(), number)),
                 Some(Err(reason)) => bad.push((value.name.clone(), reason)),
-                None => bad.push((value.name.clone(), rest.to_owned())),
+                None => bad.push((value.name.clone(), rest.clone())),
             }
         }
         let quality = match (values.is_empty(), bad.is_empty()) {
@@ -513,6 +371,14 @@ impl Meter {
     }
 }
 
+/// The plan behind a base address.
+fn at(plan: &ReadPlan, base: u16) -> Result<ReadPlan, Stop> {
+    plan.at(base).map_err(|error| Stop {
+        verdict: Verdict::Answered,
+        reason: error.to_string(),
+    })
+}
+
 fn set(results: &mut [Option<Result<Value, String>>], values: &[usize], reason: &str) {
     for &index in values {
         if let Some(result) = results.get_mut(index) {
@@ -524,6 +390,7 @@ fn set(results: &mut [Option<Result<Value, String>>], values: &[usize], reason: 
 fn refuse_all(progress: &mut Progress, values: &[usize], exception: Exception) {
     set(&mut progress.results, values, &exception.to_string());
     progress
-        .newly_refused
+        .lesson
+        .refused
         .extend(values.iter().map(|&index| (index, exception)));
 }

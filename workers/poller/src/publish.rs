@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::{self, Backoff},
-    spool::{Stored, shared::SharedSpool},
+    spool::shared::SharedSpool,
     window::{Window, WindowLimits},
 };
 
@@ -208,7 +208,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
         if self.backoff.left(Instant::now()).is_some() {
             return false;
         }
-        while let Some(record) = self.window.next() {
+        while let Some(record) = self.window.next_unsent() {
             let seq = record.seq;
             let message = Outgoing {
                 key: record.key.clone(),
@@ -250,7 +250,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
     }
 
     fn set_aside(&mut self, seq: u64, reason: &str) {
-        let Some(record) = self.window.settle(seq).map(Stored::clone) else {
+        let Some(record) = self.window.settle(seq).cloned() else {
             return;
         };
         tracing::error!(

@@ -45,6 +45,8 @@ where
     P: Producer,
     F: FnOnce(DeliverySender) -> anyhow::Result<P>,
 {
+    // Its own, so that what ends here early ends nothing else.
+    let shutdown = shutdown.child_token();
     let (setups, endpoint_states): (Vec<_>, Vec<_>) = setup::endpoints(&config).into_iter().unzip();
     let limits = Limits::new(u64::try_from(config.buffer.max_bytes).unwrap_or(0));
     let dir = spool_dir.to_owned();

@@ -95,7 +95,7 @@ impl Window {
     }
 
     /// The next record to send; `None` where there is none, or where sending is held.
-    pub fn next(&mut self) -> Option<&Stored> {
+    pub fn next_unsent(&mut self) -> Option<&Stored> {
         if self.held && self.in_flight > 0 {
             return None;
         }
@@ -183,7 +183,7 @@ mod tests {
 
     fn send_all(window: &mut Window) -> Vec<u64> {
         let mut sent = Vec::new();
-        while let Some(seq) = window.next().map(|record| record.seq) {
+        while let Some(seq) = window.next_unsent().map(|record| record.seq) {
             window.sent(seq);
             sent.push(seq);
         }
@@ -210,10 +210,10 @@ mod tests {
         window.settle(1);
         assert!(window.again(3));
         window.enter(record(6));
-        assert_eq!(window.next(), None);
+        assert_eq!(window.next_unsent(), None);
         assert!(window.again(4));
         window.settle(2);
-        assert_eq!(window.next(), None, "5 is still in flight");
+        assert_eq!(window.next_unsent(), None, "5 is still in flight");
         window.settle(5);
         assert_eq!(window.advance(), Some(2));
         assert_eq!(

@@ -1,5 +1,5 @@
 //! One meter on one line: what is asked, what comes of it, and what a fault costs.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The poller from end to end within one process: meters, endpoints, spool, and a broker in memory.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,11 @@
 //! The publisher between a spool on disk and a broker that behaves as a test says.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_in_result
+)]
 
 use std::{
     collections::{BTreeMap, VecDeque},

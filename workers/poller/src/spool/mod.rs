@@ -15,6 +15,7 @@
 //! [`frame`]), `refused.jsonl` ([`refused`]) and `lock`. The newest segment is never deleted, and its name
 //! is the seq that comes first in it: a drained spool still knows which seq comes next.
 
+mod bound;
 pub mod cursor;
 pub mod frame;
 mod read;
@@ -22,6 +23,7 @@ pub mod refused;
 mod segment;
 pub mod shared;
 pub mod stream;
+mod sync;
 
 use std::{
     collections::VecDeque,
@@ -33,6 +35,7 @@ use std::{
 
 use corrente_record::Reading;
 
+pub use self::sync::SyncJob;
 use self::{
     cursor::{Cursor, CursorFile},
     frame::Frame,
@@ -268,50 +271,6 @@ impl Spool {
         self.write_cursor();
     }
 
-    /// Makes everything that was written survive a power loss.
-    ///
-    /// # Errors
-    /// Where the disk does not take it.
-    pub fn sync(&mut self) -> Result<(), SpoolError> {
-        if let Some(job) = self.begin_sync()? {
-            let upto = job.run().map_err(io_error("sync", &self.dir))?;
-            self.finish_sync(upto);
-        }
-        Ok(())
-    }
-
-    /// The first step of a sync: what is to be synced; `None` where nothing is.
-    ///
-    /// # Errors
-    /// Where the process has no file handle left.
-    pub fn begin_sync(&self) -> Result<Option<SyncJob>, SpoolError> {
-        let upto = self.next.saturating_sub(1);
-        if upto <= self.synced && self.segments.iter().all(|segment| segment.durable) {
-            return Ok(None);
-        }
-        let mut files = vec![self.active.try_clone().map_err(io_error("open", &self.dir))?];
-        // A segment that was closed since the last sync, and the folder that names its successor.
-        for (segment, next) in self.segments.iter().zip(self.segments.iter().skip(1)) {
-            if !next.durable {
-                files.push(segment::open(&self.dir, segment.first)?);
-            }
-        }
-        if self.segments.iter().any(|segment| !segment.durable) {
-            files.push(File::open(&self.dir).map_err(io_error("open", &self.dir))?);
-        }
-        files.push(self.cursor_file.handle().map_err(io_error("open", &self.dir))?);
-        Ok(Some(SyncJob { files, upto }))
-    }
-
-    /// The last step of a sync: everything up to `upto` is on disk.
-    pub fn finish_sync(&mut self, upto: u64) {
-        self.synced = self.synced.max(upto);
-        for segment in &mut self.segments {
-            segment.durable |= segment.first <= upto.saturating_add(1);
-        }
-        self.delete_acknowledged();
-    }
-
     /// The stream's identity.
     #[must_use]
     pub fn stream(&self) -> &Stream {
@@ -394,82 +353,11 @@ impl Spool {
         Ok(())
     }
 
-    /// Evicts the oldest segments until `more` bytes fit.
-    fn make_room(&mut self, more: u64) {
-        while self.total_bytes() + more > self.limits.max_bytes && self.segments.len() > 1 {
-            let Some(last) = self.segments.get(1).map(|next| next.first.saturating_sub(1)) else {
-                break;
-            };
-            // The name of the newest segment must be on disk before an older one goes.
-            if self.segments.get(1).is_some_and(|next| !next.durable)
-                && let Err(error) = self.sync()
-            {
-                tracing::error!(%error, "failed to sync the spool before an eviction");
-            }
-            let lost = last.saturating_sub(self.cursor.acknowledged);
-            if lost > 0 && self.burst == 0 {
-                tracing::error!(
-                    max_bytes = self.limits.max_bytes,
-                    pending = self.stats().pending,
-                    "the spool is full: the oldest records are evicted and lost until the broker takes records"
-                );
-            }
-            self.burst += lost;
-            self.cursor.evicted += lost;
-            self.cursor.acknowledged = self.cursor.acknowledged.max(last);
-            self.write_cursor();
-            self.delete_oldest();
-        }
-    }
-
-    fn delete_acknowledged(&mut self) {
-        while let (Some(_), Some(next)) = (self.segments.front(), self.segments.get(1)) {
-            if next.first > self.cursor.acknowledged.saturating_add(1) || !next.durable {
-                break;
-            }
-            self.delete_oldest();
-            if self.burst > 0 {
-                tracing::warn!(evicted = self.burst, "the spool has room again");
-                self.burst = 0;
-            }
-        }
-    }
-
-    fn delete_oldest(&mut self) {
-        if let Some(oldest) = self.segments.pop_front() {
-            let path = segment::path(&self.dir, oldest.first);
-            // Where it stays, the next open finds it behind the cursor and tries again.
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "failed to delete a segment of the spool");
-            }
-        }
-    }
-
     /// A cursor that cannot be written is only a cursor that is behind: records are sent again.
     fn write_cursor(&mut self) {
         if let Err(error) = self.cursor_file.write(self.cursor) {
             tracing::warn!(%error, "failed to write the spool's cursor");
         }
-    }
-}
-
-/// What is to be synced. Running it needs no access to the spool, so that records can be appended meanwhile.
-#[derive(Debug)]
-pub struct SyncJob {
-    files: Vec<File>,
-    upto: u64,
-}
-
-impl SyncJob {
-    /// Syncs, blocking, and returns the seq to give to [`Spool::finish_sync`].
-    ///
-    /// # Errors
-    /// Where the disk does not take it.
-    pub fn run(self) -> io::Result<u64> {
-        for file in &self.files {
-            file.sync_all()?;
-        }
-        Ok(self.upto)
     }
 }
 

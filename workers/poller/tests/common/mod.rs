@@ -1,5 +1,5 @@
 //! Meters to test against: they answer, refuse and stay silent as a test says, and note who asked what.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,18 +1,7 @@
-//! The Modbus client: one connection, one request at a time, reads only.
-//!
-//! [`ModbusClient`] has one method, [`ModbusClient::read`], whose request names a table and so one of the
-//! four read functions (0x01 to 0x04): there is no way to say "write" to it.
-//!
-//! A client whose request failed with anything but an exception is spent: the caller drops it and connects
-//! anew, so that a late answer can never be taken for the answer to a later question. That is a matter of
-//! correctness, not of tidiness: RTU frames carry no transaction id, and an answer that comes late has the
-//! unit, the function and often the length of the one that is waited for. For the same reason a client looks
-//! before each request whether something lies unread in the socket, and refuses to ask if it does. The look
-//! also finds a connection that the other side has closed while it was idle, before a request is lost to it.
+//! The client over TCP, for Modbus TCP and for RTU frames over TCP: tokio-modbus, and around it what a library
+//! cannot know: how long to wait, and when not to believe.
 
 use std::{
-    fmt,
-    future::Future,
     io,
     pin::Pin,
     sync::Arc,
@@ -22,7 +11,6 @@ use std::{
 
 use corrente_config::EndpointAddress;
 use corrente_crds::{poller::Transport, profile::Function};
-use corrente_modbus::Answer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -34,131 +22,10 @@ use tokio_modbus::{
     slave::SlaveContext as _,
 };
 
+use super::{ConnectError, Connector, Exception, ModbusClient, ReadBlock, ReadError, Registers};
+
 /// The longest that a fresh connection is listened to after a timeout, on a line without transaction ids.
 const MAX_QUIET: Duration = Duration::from_secs(1);
-
-/// One read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadBlock {
-    /// The unit that is asked.
-    pub unit: u8,
-    /// The table, which fixes the function code.
-    pub function: Function,
-    /// The first address.
-    pub address: u16,
-    /// How many registers or bits.
-    pub count: u16,
-}
-
-/// What a read was answered with: exactly as many as were asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Registers {
-    /// Holding or input registers.
-    Words(Vec<u16>),
-    /// Coils or discrete inputs.
-    Bits(Vec<bool>),
-}
-
-impl Registers {
-    /// The same, as decoding wants it.
-    #[must_use]
-    pub fn answer(&self) -> Answer<'_> {
-        match self {
-            Self::Words(words) => Answer::Words(words),
-            Self::Bits(bits) => Answer::Bits(bits),
-        }
-    }
-}
-
-/// An exception code and what it is called.
-/// Source: Modbus Application Protocol V1.1b3, 7 ("MODBUS Exception Responses").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exception(pub u8);
-
-impl Exception {
-    /// The block holds a register that cannot be read, or not in this combination: 02 and 03.
-    #[must_use]
-    pub fn is_about_registers(self) -> bool {
-        matches!(self.0, 2 | 3)
-    }
-
-    /// The unit is busy and wants to be asked again: 06.
-    #[must_use]
-    pub fn is_busy(self) -> bool {
-        self.0 == 6
-    }
-
-    /// A gateway says that it does not reach the unit, or that the unit does not answer it: 0A and 0B.
-    #[must_use]
-    pub fn is_from_gateway(self) -> bool {
-        matches!(self.0, 0x0a | 0x0b)
-    }
-}
-
-impl fmt::Display for Exception {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let meaning = match self.0 {
-            0x01 => "illegal function",
-            0x02 => "illegal data address",
-            0x03 => "illegal data value",
-            0x04 => "server device failure",
-            0x05 => "acknowledge",
-            0x06 => "server device busy",
-            0x08 => "memory parity error",
-            0x0a => "gateway path unavailable",
-            0x0b => "gateway target device failed to respond",
-            _ => "not a standard exception",
-        };
-        write!(f, "exception {:02X}: {meaning}", self.0)
-    }
-}
-
-/// Why a read gave nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// The unit answered with an exception. The connection is as good as before.
-    #[error("{0}")]
-    Exception(Exception),
-    /// No answer in time. The client is spent.
-    #[error("no answer within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    /// The connection broke, or what came was no answer to what was asked. The client is spent.
-    #[error("{0}")]
-    Connection(String),
-}
-
-/// Why there is no connection.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no connection to {address}: {reason}")]
-pub struct ConnectError {
-    /// Where to.
-    pub address: String,
-    /// Why not.
-    pub reason: String,
-}
-
-/// A connection to a Modbus server. It can read, and nothing else.
-pub trait ModbusClient: Send {
-    /// Reads a block.
-    ///
-    /// # Errors
-    /// Where nothing is read. After anything but an exception the client must be dropped.
-    fn read(&mut self, block: ReadBlock) -> impl Future<Output = Result<Registers, ReadError>> + Send;
-}
-
-/// Makes connections to one server.
-pub trait Connector: Send + Sync {
-    /// What it makes.
-    type Client: ModbusClient;
-
-    /// Connects. `after_timeout` says that the connection before this one was dropped with an answer
-    /// outstanding, which may still come.
-    ///
-    /// # Errors
-    /// Where there is no connection.
-    fn connect(&self, after_timeout: bool)
-    -> impl Future<Output = Result<Self::Client, ConnectError>> + Send;
-}
 
 /// Connects over TCP, for Modbus TCP and for RTU frames over TCP.
 #[derive(Clone, Debug)]
