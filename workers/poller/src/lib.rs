@@ -4,8 +4,8 @@
 //! 1. [`setup`]: the configuration file becomes endpoints and meters.
 //! 2. [`endpoint`]: one task per endpoint decides which meter is next, by its slots and by how its unit has
 //!    done lately ([`backoff`]).
-//! 3. [`meter`]: one poll of one meter by its [`learned`] read plan, over a [`line`], by a [`client`] that can
-//!    only read.
+//! 3. [`meter`]: one poll of one meter by its [`learned`] read plan, over a [`mod@line`], by a [`client`] that
+//!    can only read.
 //! 4. [`spool`]: every record passes through it, and is safe once it is in.
 //! 5. [`publish`]: the spool is drained to the broker through a [`window`]; in a pod the broker is [`kafka`].
 //!
