@@ -1,6 +1,6 @@
 //! The task of an endpoint: it alone owns the line, and polls the meters behind it when they are due.
 //!
-//! What comes next is chosen anew after each poll ([`choose`]):
+//! What comes next is chosen anew after each poll (`choose`):
 //! 1. Of the meters that are due, those whose unit is left alone at the moment: that costs no time on the
 //!    line, only a record that says so.
 //! 2. Then those whose unit answers, the longest due first.
