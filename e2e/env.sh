@@ -35,6 +35,9 @@ case ${CARGO_BUILD_TARGET:-} in
   ;;
 esac
 
+# Backtraces of panics, not of errors: those say by themselves where they come from.
+export RUST_LIB_BACKTRACE=0
+
 case :$PATH: in
 *":$CORRENTE_CACHE/bin:"*) ;;
 *) export PATH=$CORRENTE_CACHE/bin:$PATH ;;

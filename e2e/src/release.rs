@@ -33,14 +33,10 @@ pub async fn install(stack: &Stack) -> Result<()> {
         let mut helm = Command::new("helm");
         helm.env("KUBECONFIG", &stack.kubeconfig)
             .args(["upgrade", "--install", release, &format!("{root}/charts/{chart}")])
-            .args([
-                "--namespace",
-                NAMESPACE,
-                "--create-namespace",
-                "--wait",
-                "--timeout",
-                "2m",
-            ]);
+            .args(["--namespace", NAMESPACE, "--create-namespace"])
+            // The tests against the API server have applied the definitions before, without helm.
+            .args(["--take-ownership", "--force-conflicts"])
+            .args(["--wait", "--timeout", "2m"]);
         if let Some(values) = values {
             helm.args(["--set", &values]);
         }
