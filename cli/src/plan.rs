@@ -12,6 +12,7 @@ use corrente_crds::{
     profile::Function,
 };
 use corrente_modbus::{Base, CompiledMap, CostModel, ReadPlan};
+use corrente_poller::setup::cost_model;
 
 use crate::site::{Site, count};
 
@@ -21,9 +22,10 @@ pub struct Arguments {
     /// Manifests: files, or folders of them
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// The time of a request and its answer without their registers, in milliseconds
-    #[arg(long, default_value_t = 2.0)]
-    round_trip_ms: f64,
+    /// The time of a request and its answer without their registers, in milliseconds, where it is known;
+    /// by default what the poller assumes of the transport
+    #[arg(long, value_name = "MS")]
+    round_trip_ms: Option<f64>,
 }
 
 /// Prints the plan of every MeterPoller.
@@ -32,14 +34,22 @@ pub struct Arguments {
 /// Where the manifests are wrong.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let site = Site::load(&arguments.paths)?;
-    let cost = CostModel {
-        round_trip_micros: (arguments.round_trip_ms.max(0.0) * 1000.0) as u64,
-        ..CostModel::default()
-    };
     for config in &site.pollers {
-        print!("{}", describe(config, &cost));
+        print!("{}", describe(config, arguments.round_trip_ms));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a request on an endpoint costs: what the poller takes for it, unless it was measured.
+fn cost_of(endpoint: &Endpoint, round_trip_ms: Option<f64>) -> CostModel {
+    let cost = cost_model(endpoint);
+    match round_trip_ms {
+        Some(ms) => CostModel {
+            round_trip_micros: (ms.max(0.0) * 1000.0) as u64,
+            ..cost
+        },
+        None => cost,
+    }
 }
 
 /// A meter's map, compiled, and the requests that read it.
@@ -53,21 +63,29 @@ fn planned(config: &PollerConfig, meter: &Meter, cost: &CostModel) -> Option<(Co
 
 /// The plan of a MeterPoller as text.
 #[must_use]
-pub fn describe(config: &PollerConfig, cost: &CostModel) -> String {
+pub fn describe(config: &PollerConfig, round_trip_ms: Option<f64>) -> String {
     let mut out = format!("MeterPoller {}, every {}\n", config.name, config.interval);
-    let mut seen: Vec<(String, &[String])> = Vec::new();
-    for meter in config.endpoints.iter().flat_map(|endpoint| &endpoint.meters) {
-        let key = (MapKey::of(meter).unwrap_or_default(), meter.metrics.as_slice());
-        if seen.contains(&key) {
-            continue;
+    // Meters of one model that read the same values at the same cost have the same plan.
+    let mut seen: Vec<(String, &[String], CostModel)> = Vec::new();
+    for endpoint in &config.endpoints {
+        let cost = cost_of(endpoint, round_trip_ms);
+        for meter in &endpoint.meters {
+            let key = (
+                MapKey::of(meter).unwrap_or_default(),
+                meter.metrics.as_slice(),
+                cost,
+            );
+            if seen.contains(&key) {
+                continue;
+            }
+            if let Some((map, plan)) = planned(config, meter, &cost) {
+                describe_map(&mut out, &key.0, &map, &plan, &cost);
+            }
+            seen.push(key);
         }
-        if let Some((map, plan)) = planned(config, meter, cost) {
-            describe_map(&mut out, &key.0, &map, &plan, cost);
-        }
-        seen.push(key);
     }
     for endpoint in &config.endpoints {
-        describe_endpoint(&mut out, config, endpoint, cost);
+        describe_endpoint(&mut out, config, endpoint, &cost_of(endpoint, round_trip_ms));
     }
     out
 }
@@ -114,17 +132,13 @@ fn describe_map(out: &mut String, key: &str, map: &CompiledMap, plan: &ReadPlan,
 }
 
 fn describe_endpoint(out: &mut String, config: &PollerConfig, endpoint: &Endpoint, cost: &CostModel) {
-    let cost = match endpoint.inter_request_delay {
-        Some(delay) => cost.with_pause(delay.as_std()),
-        None => *cost,
-    };
     let plans: Vec<_> = endpoint
         .meters
         .iter()
-        .filter_map(|meter| Some(planned(config, meter, &cost)?.1))
+        .filter_map(|meter| Some(planned(config, meter, cost)?.1))
         .collect();
     let requests: usize = plans.iter().map(|plan| plan.requests.len()).sum();
-    let micros: u64 = plans.iter().map(|plan| plan.predicted_micros(&cost)).sum();
+    let micros: u64 = plans.iter().map(|plan| plan.predicted_micros(cost)).sum();
     let interval = endpoint
         .meters
         .iter()

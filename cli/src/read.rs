@@ -12,13 +12,14 @@ use corrente_crds::{
     profile::Function,
 };
 use corrente_modbus::{
-    CompiledMap, CostModel, ReadPlan, decode,
+    CompiledMap, ReadPlan, decode,
     map::is_bits,
     sunspec::{Step, Walk},
 };
 use corrente_poller::{
     client::{ReadBlock, ReadError, Registers, TcpConnector},
     line::{Line, LineError},
+    setup::cost_model,
 };
 use corrente_record::Value;
 
@@ -68,7 +69,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
             let mut line = connect(config, endpoint, address)?;
             for meter in meters {
                 println!("{}: unit {} at {address}", meter.name, meter.unit_id);
-                match one(config, meter, &mut line).await {
+                match one(config, endpoint, meter, &mut line).await {
                     Ok(text) => println!("{text}"),
                     Err(error) => {
                         failed = true;
@@ -99,7 +100,12 @@ fn connect(config: &PollerConfig, endpoint: &Endpoint, address: &str) -> Result<
     Ok(Line::new(connector, pause, ()))
 }
 
-async fn one(config: &PollerConfig, meter: &Meter, line: &mut TcpLine) -> Result<String> {
+async fn one(
+    config: &PollerConfig,
+    endpoint: &Endpoint,
+    meter: &Meter,
+    line: &mut TcpLine,
+) -> Result<String> {
     let key = MapKey::of(meter).context("it names no register map")?;
     let map = config
         .maps
@@ -115,7 +121,7 @@ async fn one(config: &PollerConfig, meter: &Meter, line: &mut TcpLine) -> Result
         )
     })?;
     let unit = u8::try_from(meter.unit_id).context("its unit id is beyond 255")?;
-    let mut plan = ReadPlan::build(&map, &CostModel::default());
+    let mut plan = ReadPlan::build(&map, &cost_model(endpoint));
     if let Some(walk) = Walk::for_map(&map) {
         plan = plan.at(find(walk, unit, plan.pause, config.retries, line).await?)?;
     }

@@ -53,7 +53,7 @@ async fn mistakes_are_reported_and_stop_nothing() -> Result<()> {
         .space
         .apply(&poller(
             "no-profile",
-            endpoint("10.123.0.1:1", "x-1", 1, "no-such-model"),
+            endpoint("10.123.0.1:2", "x-1", 1, "no-such-model"),
         )?)
         .await?;
     let message = says(&plant, "no-profile", "Ready", "False", "Invalid").await?;
