@@ -37,7 +37,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often the lag is measured, in ticks.
 const LAG_TICKS: u64 = 5;
 /// How long a partition that stopped waits before it is claimed again.
-const STOPPED: Duration = Duration::from_secs(30);
+const STOPPED: Duration = Duration::from_secs(10);
 /// The same after another worker took it: long enough for the broker to tell us that it is not ours.
 const FENCED: Duration = Duration::from_secs(3);
 /// The longest that storing what is held may take when asked to end.
@@ -71,8 +71,9 @@ pub async fn run<S: Source, K: Sink>(
         partitions: BTreeMap::new(),
         unclaimed: BTreeSet::new(),
         again: BTreeMap::new(),
-        lag: BTreeMap::new(),
+        watermarks: BTreeMap::new(),
         claims: 0,
+        joined: false,
     };
     worker.work(&shutdown).await?;
     worker.leave().await
@@ -89,8 +90,11 @@ struct Worker<S> {
     unclaimed: BTreeSet<TopicPartition>,
     /// When stopped partitions are claimed again.
     again: BTreeMap<TopicPartition, Instant>,
-    lag: BTreeMap<TopicPartition, u64>,
+    /// The oldest offset of each partition and the next one to be written, when they were last asked for.
+    watermarks: BTreeMap<TopicPartition, (i64, i64)>,
     claims: u64,
+    /// Whether the broker has told us our partitions, be they none.
+    joined: bool,
 }
 
 impl<S: Source> Worker<S> {
@@ -128,6 +132,7 @@ impl<S: Source> Worker<S> {
     async fn event(&mut self, event: SourceEvent) {
         match event {
             SourceEvent::Assigned(places) => {
+                self.joined = true;
                 self.state.joined();
                 self.state.broker_answered();
                 self.unclaimed.extend(places);
@@ -139,7 +144,7 @@ impl<S: Source> Worker<S> {
                     tracing::info!(partition = %place, "no longer ours");
                     self.unclaimed.remove(place);
                     self.again.remove(place);
-                    self.lag.remove(place);
+                    self.watermarks.remove(place);
                     self.partitions.remove(place);
                 }
                 self.publish();
@@ -312,12 +317,17 @@ impl<S: Source> Worker<S> {
     }
 
     async fn measure_lag(&mut self) {
-        for (place, partition) in &self.partitions {
+        if self.joined && self.partitions.is_empty() {
+            // There is no partition to ask for; whether the broker answers is worth knowing all the same.
+            match self.source.cluster().await {
+                Ok(_) => self.state.broker_answered(),
+                Err(error) => self.state.broker_failed(&error.to_string()),
+            }
+        }
+        for place in self.partitions.keys() {
             match self.source.watermarks(place).await {
-                Ok((low, high)) => {
-                    let next = partition.next_offset().unwrap_or(low);
-                    self.lag
-                        .insert(place.clone(), u64::try_from(high - next).unwrap_or(0));
+                Ok(watermarks) => {
+                    self.watermarks.insert(place.clone(), watermarks);
                     self.state.broker_answered();
                 }
                 Err(error) => {
@@ -331,8 +341,11 @@ impl<S: Source> Worker<S> {
 
     fn publish(&self) {
         let reports = self.partitions.iter().map(|(place, partition)| {
-            let report = PartitionReport::of(partition, self.lag.get(place).copied());
-            (place.clone(), report)
+            let lag = self.watermarks.get(place).map(|(low, high)| {
+                let next = partition.next_offset().unwrap_or(*low);
+                u64::try_from(high - next).unwrap_or(0)
+            });
+            (place.clone(), PartitionReport::of(partition, lag))
         });
         self.state.partitions(reports.collect());
     }

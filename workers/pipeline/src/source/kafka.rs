@@ -291,7 +291,16 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.send(SourceEvent::Trouble(format!("{error}: {reason}")));
+        // The same error comes out of the next poll, without the reason; there it is acted on.
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset) => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                let topics = self.topics.join(", ");
+                let reason = format!("not every topic of {topics} is in the cluster; waiting for it");
+                self.send(SourceEvent::Trouble(reason));
+            }
+            _ => self.send(SourceEvent::Trouble(reason.to_owned())),
+        }
     }
 }
 
@@ -492,7 +501,9 @@ impl Reader {
                     bytes += self.take(&message, &mut groups);
                 }
                 Some(Err(error)) => {
-                    self.error(&error);
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+                        self.find_out_of_range();
+                    }
                     break;
                 }
                 None => break,
@@ -524,20 +535,6 @@ impl Reader {
         group.1.push(incoming);
         group.2 += bytes;
         bytes
-    }
-
-    fn error(&self, error: &KafkaError) {
-        let context = self.consumer.context();
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset) => self.find_out_of_range(),
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                context.send(SourceEvent::Trouble(format!(
-                    "not every topic of {} is in the cluster; waiting for it",
-                    context.topics.join(", ")
-                )));
-            }
-            _ => context.send(SourceEvent::Trouble(error.to_string())),
-        }
     }
 
     /// Some partition's offset is not in its log. Whose is found by the watermarks; the others are started

@@ -131,3 +131,53 @@ async fn what_retention_took_is_counted_as_a_gap() {
     topic.delete().await;
     db.drop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and PostgreSQL"]
+async fn a_replica_too_many_is_ready_and_has_nothing_to_do() {
+    let (db, topic) = (Database::new().await, Topic::new(1));
+    topic.create().await;
+    let config = db.config(&topic.name, None);
+    let workers = [worker(&db, &config), worker(&db, &config)];
+    topic.send_stream(0, "a", 0..500);
+    wait("both ready", async || {
+        workers.iter().all(|w| w.state.ready().is_ok())
+    })
+    .await;
+    wait("one partition", async || {
+        workers.iter().map(|w| w.report().partitions).sum::<u32>() == 1
+    })
+    .await;
+    db.wait_for(500).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    db.assert_exactly(1, 500).await;
+    topic.delete().await;
+    db.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and PostgreSQL"]
+async fn two_workers_that_both_think_a_partition_theirs_store_it_once() {
+    let (db, topic) = (Database::new().await, Topic::new(1));
+    topic.create().await;
+    let config = db.config(&topic.name, None);
+    let mut zombie = config.clone();
+    zombie.group.push_str(".zombie");
+    let workers = [worker(&db, &config), worker(&db, &zombie)];
+    let mut sent = 0;
+    wait("both to have stored some", async || {
+        topic.send_stream(0, "a", sent..sent + 100);
+        sent += 100;
+        workers.iter().all(|w| w.report().rows > 0)
+    })
+    .await;
+    db.wait_for(sent).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+    db.assert_exactly(1, sent).await;
+    topic.delete().await;
+    db.drop().await;
+}

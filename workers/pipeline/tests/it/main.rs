@@ -3,9 +3,13 @@
 //!
 //! Each test has a schema, a pipeline and a topic of its own, and waits on conditions.
 
+// The lints know helpers of a test as tests only within a test's own crate.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod chaos;
 mod database;
 mod kafka;
+mod mock;
 mod postgres;
 mod refused;
 mod sqlite;

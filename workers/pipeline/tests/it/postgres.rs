@@ -307,3 +307,39 @@ async fn a_table_altered_under_the_worker_is_looked_at_again() {
     assert_eq!(db.count().await, 1);
     db.drop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn the_url_may_come_late_and_may_be_mended() {
+    let db = Database::new().await;
+    let config = db.config("t", None);
+    let right = std::fs::read_to_string(db.url_file()).unwrap();
+    std::fs::remove_file(db.url_file()).unwrap();
+    let broker = MemoryBroker::new(1);
+    let worker = Worker::start(&config, broker.source(&config.topics), db.sink(&config));
+    send(&producer(&broker, "t"), 0, &record("s", 0));
+    worker.trouble("failed to read the database's URL").await;
+    for (url, says) in [
+        (
+            "postgres://corrente:se cret@:x/",
+            "cannot be read: write postgres://",
+        ),
+        (
+            "postgres://corrente:secret@127.0.0.1:1/x",
+            "failed to connect to the database",
+        ),
+        (
+            "postgres://corrente:secret@127.0.0.1:1/x?sslmode=require",
+            "requires TLS",
+        ),
+    ] {
+        std::fs::write(db.url_file(), url).unwrap();
+        worker.trouble(says).await;
+        assert!(!worker.report().trouble.unwrap().reason.contains("secret"));
+    }
+    std::fs::write(db.url_file(), right).unwrap();
+    db.wait_for(1).await;
+    wait("no trouble", async || worker.report().trouble.is_none()).await;
+    worker.stop().await;
+    db.drop().await;
+}

@@ -30,7 +30,7 @@ pub async fn copy(
     let statement = format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", columns.join(", "));
     let mut refused = vec![];
     // The end of the vector is next.
-    let mut ranges: Vec<Range<usize>> = Vec::from_iter([0..encoded.rows.len()]);
+    let mut ranges: Vec<_> = std::iter::once(0..encoded.rows.len()).collect();
     while let Some(range) = ranges.pop() {
         if range.is_empty() {
             continue;
@@ -183,7 +183,7 @@ mod tests {
         ) {
             let bad: BTreeSet<usize> = bad.into_iter().filter(|row| *row < count).collect();
             let (mut stored, mut refused) = (vec![], BTreeSet::new());
-            let mut ranges: Vec<Range<usize>> = Vec::from_iter([0..count]);
+            let mut ranges: Vec<_> = std::iter::once(0..count).collect();
             let mut answers = named.into_iter().cycle();
             while let Some(range) = ranges.pop() {
                 let Some(first) = bad.range(range.clone()).next() else {
