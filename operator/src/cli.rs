@@ -44,6 +44,10 @@ struct RunArgs {
     /// The namespaces to work in, separated by commas; all of them where it is empty.
     #[arg(long, env = "WATCH_NAMESPACES", default_value = "")]
     watch_namespaces: String,
+    /// The class of resources to carry out: those annotated with corrente.dev/operator-class and this value,
+    /// or those without the annotation where it is empty.
+    #[arg(long, env = "OPERATOR_CLASS", default_value = "")]
+    operator_class: String,
     /// The port of /livez, /readyz, /metrics and /status.
     #[arg(long, env = "LISTEN", default_value_t = corrente_runtime::http::PORT)]
     listen: u16,
@@ -56,6 +60,7 @@ impl RunArgs {
             pipeline_image: self.pipeline_image,
             image_pull_policy: self.image_pull_policy,
             namespaces: namespaces(&self.watch_namespaces),
+            class: self.operator_class,
             timing: Timing::default(),
         }
     }

@@ -26,7 +26,10 @@ use kube::{
 };
 use tokio::sync::Notify;
 
-use crate::{backoff::Backoffs, claims::Claims, handover::waits::Waits, memory::Memory, observe::Reports};
+use crate::{
+    backoff::Backoffs, claims::Claims, handover::waits::Waits, memory::Memory, observe::Reports,
+    vocabulary::annotations,
+};
 
 /// A MeterPoller, or the reason why it cannot be read: one bad object must not stop a watch.
 pub type GuardedPoller = DeserializeGuard<MeterPoller>;
@@ -97,8 +100,25 @@ pub struct Settings {
     pub image_pull_policy: String,
     /// The namespaces whose resources are carried out.
     pub namespaces: Namespaces,
+    /// The class of resources that are carried out: those annotated with it, or with none where it is empty.
+    /// Operators that share a namespace need classes of their own, or they undo each other's work.
+    pub class: String,
     /// The periods.
     pub timing: Timing,
+}
+
+impl Settings {
+    /// Whether a resource is to be carried out by this operator.
+    pub fn include(&self, object: &impl Resource) -> bool {
+        let meta = object.meta();
+        let class = meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(annotations::OPERATOR_CLASS));
+        self.namespaces
+            .contain(meta.namespace.as_deref().unwrap_or_default())
+            && class.map_or("", String::as_str) == self.class
+    }
 }
 
 /// The periods of the operator; shorter ones are for tests.
@@ -271,3 +291,24 @@ impl<T> Shared<T> {
 
 /// A map behind a lock.
 pub type SharedMap<K, V> = Shared<HashMap<K, V>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fixtures::poller, golden::settings};
+
+    #[test]
+    fn a_resource_is_carried_out_by_the_operator_of_its_class_and_namespace() {
+        let plain = poller("plain", 1, &[]);
+        let mut classed = plain.clone();
+        classed
+            .annotations_mut()
+            .insert(annotations::OPERATOR_CLASS.into(), "canary".into());
+        let mut settings = settings();
+        assert!(settings.include(&plain) && !settings.include(&classed));
+        settings.class = "canary".into();
+        assert!(!settings.include(&plain) && settings.include(&classed));
+        settings.namespaces = Namespaces::Only(["elsewhere".to_owned()].into());
+        assert!(!settings.include(&classed));
+    }
+}

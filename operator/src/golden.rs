@@ -13,6 +13,7 @@ pub fn settings() -> Settings {
         pipeline_image: "registry.example/corrente-pipeline:1".to_owned(),
         image_pull_policy: "IfNotPresent".to_owned(),
         namespaces: Namespaces::All,
+        class: String::new(),
         timing: Timing::default(),
     }
 }

@@ -6,7 +6,7 @@
 //! 3. [`poller`] and [`pipeline`]: a reconciler per kind, along dereference, validate, build, apply,
 //!    prune, status.
 //! 4. [`handover`]: the gate that lets a poller pod run when nobody else holds its gateways.
-//! 5. [`sharding`], [`claims`], [`naming`], [`conditions`]: what is decided without a cluster.
+//! 5. [`sharding`], [`claims`], [`naming`], [`conditions`], [`difference`]: what is decided without a cluster.
 //! 6. [`mod@apply`], [`mod@prune`], [`status`], [`events`], [`observe`]: what touches it.
 //!
 //! Nothing that matters is kept in this process: it can be killed at any moment and started anew. While it
@@ -19,6 +19,7 @@ pub mod cli;
 pub mod conditions;
 pub mod context;
 pub mod crds;
+pub mod difference;
 pub mod events;
 pub mod handover;
 pub mod health;

@@ -46,6 +46,9 @@ pub mod annotations {
     pub const REVISION: &str = "corrente.dev/revision";
     /// On Deployments: the hash of what was applied last, to see without a request that nothing is to do.
     pub const APPLIED: &str = "corrente.dev/applied";
+    /// On MeterPollers and TelemetryPipelines: the class of the operator that is to carry them out, where
+    /// several operators run in one cluster.
+    pub const OPERATOR_CLASS: &str = "corrente.dev/operator-class";
     /// What annotations of a pod template may not begin with.
     pub const RESERVED: &str = "corrente.dev/";
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     apply::{self, Applier},
-    context::{Context, GuardedPipeline, Key},
+    context::{Context, GuardedPipeline},
     events,
     poller::{reconcile::Error, status::Refusal},
     prune, status,
@@ -29,8 +29,7 @@ const TAKEN: Duration = Duration::from_secs(30);
 /// # Errors
 /// Where the cluster does not do as it is asked; the look is to be repeated.
 pub async fn reconcile(object: &GuardedPipeline, context: &Context) -> Result<Action, Error> {
-    let key = Key::of(object);
-    if !context.settings.namespaces.contain(&key.namespace) || object.meta().deletion_timestamp.is_some() {
+    if !context.settings.include(object) || object.meta().deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let settled = Action::requeue(context.settings.timing.resync);

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     apply::{self, Applier},
     conditions,
-    context::{Context, GuardedPoller, Key},
+    context::{Context, GuardedPoller},
     events, prune, status,
     vocabulary::{labels, reasons},
 };
@@ -51,9 +51,8 @@ impl Error {
 /// # Errors
 /// Where the cluster does not do as it is asked; the look is to be repeated.
 pub async fn reconcile(object: &GuardedPoller, context: &Context) -> Result<Action, Error> {
-    let key = Key::of(object);
     let settled = Action::requeue(context.settings.timing.resync);
-    if !context.settings.namespaces.contain(&key.namespace) || object.meta().deletion_timestamp.is_some() {
+    if !context.settings.include(object) || object.meta().deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let about = object.object_ref(&());

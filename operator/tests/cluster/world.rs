@@ -15,7 +15,7 @@ use corrente_operator::{
     context::{Namespaces, Settings, Timing},
     handover::holder::Holder,
     health::Health,
-    manager,
+    manager, podstate,
 };
 use corrente_runtime::http::Probe;
 use k8s_openapi::{
@@ -198,6 +198,8 @@ impl World {
             pipeline_image: IMAGE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
             namespaces: Namespaces::Only([self.namespace.clone()].into()),
+            // Another operator may be installed in the cluster: it is to leave this test's resources alone.
+            class: self.word.clone(),
             timing,
         };
         let (health, shutdown) = (Arc::new(Health::default()), CancellationToken::new());
@@ -268,7 +270,7 @@ impl World {
             })
             .collect();
         json!({
-            "apiVersion": "corrente.dev/v1alpha1", "kind": "MeterPoller", "metadata": {"name": name},
+            "apiVersion": "corrente.dev/v1alpha1", "kind": "MeterPoller", "metadata": {"name": name, "annotations": {"corrente.dev/operator-class": self.word}},
             "spec": {
                 "interval": "10s", "endpoints": endpoints,
                 "output": {"kafka": {"bootstrapServers": ["kafka:9092"], "topic": self.word}},
@@ -283,7 +285,8 @@ impl World {
 
     pub async fn pipeline(&self, name: &str) -> TelemetryPipeline {
         self.create(json!({
-            "apiVersion": "corrente.dev/v1alpha1", "kind": "TelemetryPipeline", "metadata": {"name": name},
+            "apiVersion": "corrente.dev/v1alpha1", "kind": "TelemetryPipeline",
+            "metadata": {"name": name, "annotations": {"corrente.dev/operator-class": self.word}},
             "spec": {
                 "source": {"kafka": {"bootstrapServers": ["kafka:9092"], "topics": [self.word]}},
                 "sink": {"postgresql": {"connectionSecret": {"name": "database", "key": "dsn"}}},
@@ -348,16 +351,17 @@ impl World {
         self.list::<Pod>().await.iter().filter_map(Holder::of).collect()
     }
 
-    /// Waits until exactly these endpoints are held by pods that were released and are not ending, each by
-    /// one, and returns these pods.
+    /// Waits until exactly these endpoints are held by pods that run and are not ending, each by one, and
+    /// returns these pods.
     pub async fn held(&self, endpoints: &[&str]) -> Vec<Holder> {
         let mut wanted: Vec<String> = endpoints.iter().map(|endpoint| self.gateway(endpoint)).collect();
         wanted.sort();
         until(&format!("pods that hold {wanted:?}"), || async {
-            let pods = self.holders().await;
-            let released: Vec<Holder> = pods
-                .into_iter()
-                .filter(|pod| pod.gate.is_none() && !pod.deleting)
+            let pods = self.list::<Pod>().await;
+            let running = pods.iter().filter(|pod| podstate::has_started(pod));
+            let released: Vec<Holder> = running
+                .filter_map(Holder::of)
+                .filter(|pod| pod.gate.is_none())
                 .collect();
             let mut held: Vec<String> = released.iter().flat_map(|pod| pod.endpoints.clone()).collect();
             held.sort();
