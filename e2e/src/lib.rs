@@ -7,7 +7,8 @@
 //! 4. [`release`]: Corrente installed by its Helm charts, once for all scenarios.
 //! 5. [`meters`]: pymodbus meters, and the trace of who asked them.
 //! 6. [`plant`]: the usual site of a scenario: 20 meters on 3 endpoints, a pipeline, a table.
-//! 7. [`audit`]: nothing lost, nothing doubled, never two masters.
+//! 7. [`topic`]: a record that is not ours, published by hand.
+//! 8. [`audit`]: nothing lost, nothing doubled, never two masters.
 
 pub mod audit;
 pub mod meters;
@@ -15,4 +16,5 @@ pub mod plant;
 pub mod release;
 pub mod space;
 pub mod stack;
+pub mod topic;
 pub mod wait;

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use corrente_crds::MeterPoller;
 use corrente_e2e::{
     plant::{NAME, Plant},
+    topic::publish,
     wait::{seconds, until},
 };
 use serde_json::json;
@@ -29,6 +30,46 @@ async fn says(plant: &Plant, name: &str, kind: &str, status: &str, reason: &str)
         },
     )
     .await
+}
+
+/// What is no record, and what does not fit its column, is set aside with the reason; the records around it
+/// are stored.
+#[tokio::test]
+async fn what_is_no_record_is_set_aside() -> Result<()> {
+    let plant = Plant::build("refused").await?;
+    let poller: MeterPoller = plant.space.api().get(NAME).await?;
+    let topic = poller.spec.output.kafka.topic;
+    let now = jiff::Timestamp::now();
+    for (payload, says, column) in [
+        ("hello".to_owned(), "not a record", None),
+        (
+            format!(r#"{{"ts":"{now}","meter":"x","voltage_l1_n":"high"}}"#),
+            "high",
+            Some("voltage_l1_n"),
+        ),
+    ] {
+        publish(&plant.space.stack, &topic, "x", payload.as_bytes()).await?;
+        let query = format!(
+            "SELECT reason, column_name, payload FROM corrente.dead_letters \
+             WHERE topic = '{topic}' AND payload = convert_to('{payload}', 'UTF8')"
+        );
+        let (reason, named) = until("the dead letter", seconds(30), || async {
+            let rows = plant
+                .table
+                .query(&query)
+                .await
+                .map_err(|error| error.to_string())?;
+            let row = rows.first().ok_or("none")?;
+            Ok::<_, String>((row.get::<_, String>(0), row.get::<_, Option<String>>(1)))
+        })
+        .await?;
+        ensure!(
+            reason.contains(says) && named.as_deref() == column,
+            "{reason} {named:?}"
+        );
+    }
+    plant.every_meter_stores().await?;
+    plant.audit().await
 }
 
 /// A poller without its profile, one that names another's gateway, a meter that does not answer: each is
