@@ -7,7 +7,7 @@
 //! 4. [`batch`]: from messages to what is stored in one transaction;
 //! 5. [`partition`]: the four together, for one partition.
 //!
-//! At the rims: [`source`] reads from Kafka, [`sink`] stores, [`writer`] owns the sink, [`run`] is the main
+//! At the rims: [`source`] reads from Kafka, [`sink`] stores, [`writer`] owns the sink, [`mod@run`] is the main
 //! loop, [`state`] answers `/livez`, `/readyz` and `/status`, and [`app`] is the process.
 //!
 //! *Exactly once* rests on the sink alone: it holds the next offset of each partition in the transaction

@@ -1,4 +1,4 @@
-//! One partition of ours, from its claim to its batches. No IO: [`crate::run`] carries out what it says.
+//! One partition of ours, from its claim to its batches. No IO: [`mod@crate::run`] carries out what it says.
 //!
 //! 1. *Claiming*: the sink is asked for its row. Nothing is read.
 //! 2. *Checking*: the last stored message is read again and compared.

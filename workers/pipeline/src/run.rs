@@ -6,7 +6,7 @@
 //! 4. A partition is revoked: what waits of it is dropped, and a batch that is still under way is either
 //!    stored before the next owner's claim or refused after it.
 //!
-//! Memory is bounded by pausing partitions: all that wait share [`MEMORY`]. Asked to end, the worker
+//! Memory is bounded by pausing partitions: all that wait share `MEMORY`. Asked to end, the worker
 //! stores what it holds if that is quick; if not, nothing is lost, for it is still in the topic.
 
 use std::{

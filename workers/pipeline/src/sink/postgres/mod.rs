@@ -1,13 +1,13 @@
 //! PostgreSQL, with TimescaleDB or without.
 //!
 //! One transaction per batch:
-//! 1. [`ledger`]: the partition's row is locked; epoch and offset must be ours;
-//! 2. [`copy`]: the rows, which [`rows`] and [`encode`] made into the bytes of a binary COPY;
-//! 3. [`ledger`]: dead letters, the streams' marks, and the offset;
+//! 1. `ledger`: the partition's row is locked; epoch and offset must be ours;
+//! 2. `copy`: the rows, which `rows` and `encode` made into the bytes of a binary COPY;
+//! 3. `ledger`: dead letters, the streams' marks, and the offset;
 //! 4. commit.
 //!
-//! The table is made and widened before it, by [`table`]. After any failure the connection is dropped and
-//! made anew by [`session`]: whatever was half done is gone with it, and what was learned of the table is
+//! The table is made and widened before it, by `table`. After any failure the connection is dropped and
+//! made anew by `session`: whatever was half done is gone with it, and what was learned of the table is
 //! learned again.
 
 use std::{path::PathBuf, time::Duration};

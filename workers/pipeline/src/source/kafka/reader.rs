@@ -1,0 +1,249 @@
+//! The thread that polls: it obeys commands, gathers messages, and pauses partitions while too much waits.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc as sync_mpsc,
+    },
+    time::Duration,
+};
+
+use corrente_runtime::broker::{Incoming, SourceEvent, Start, TopicPartition};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::KafkaResult,
+    message::BorrowedMessage,
+    types::RDKafkaErrorCode,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    ASK,
+    context::{Context, Event, Started},
+};
+
+/// Most bytes of messages that were read and not taken yet.
+const QUEUED: usize = 16 * 1024 * 1024;
+/// Most messages, and bytes, in one group.
+const GROUP: (usize, usize) = (2000, 1024 * 1024);
+/// How long the thread waits for a message before it looks at its commands.
+const POLL: Duration = Duration::from_millis(50);
+
+/// What the thread is told.
+pub(super) enum Command {
+    Start(TopicPartition, Start, u64),
+    Pause(TopicPartition, bool),
+    Commit(Vec<(TopicPartition, i64)>),
+}
+
+/// The thread that polls.
+pub(super) struct Reader {
+    pub consumer: Arc<BaseConsumer<Context>>,
+    pub commands: sync_mpsc::Receiver<Command>,
+    pub events: mpsc::UnboundedSender<Event>,
+    pub queued: Arc<AtomicUsize>,
+    /// Whether all partitions pause because too much waits.
+    pub held: bool,
+}
+
+type Groups = BTreeMap<TopicPartition, (u64, Vec<Incoming>, usize)>;
+
+impl Reader {
+    /// Polls until the source is dropped.
+    pub fn run(mut self) {
+        loop {
+            loop {
+                match self.commands.try_recv() {
+                    Ok(command) => self.obey(command),
+                    Err(sync_mpsc::TryRecvError::Empty) => break,
+                    Err(sync_mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+            self.hold();
+            self.gather();
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        let result = match command {
+            Command::Start(place, start, number) => self.start(place, start, number, false),
+            Command::Pause(place, paused) => {
+                if let Some(started) = self.consumer.context().lock().started.get_mut(&place) {
+                    started.wanted_paused = paused;
+                }
+                self.settle()
+            }
+            Command::Commit(offsets) => {
+                let mut list = TopicPartitionList::new();
+                offsets
+                    .iter()
+                    .try_for_each(|(place, offset)| {
+                        list.add_partition_offset(&place.topic, place.partition, Offset::Offset(*offset))
+                    })
+                    .and_then(|()| self.consumer.commit(&list, CommitMode::Async))
+                    .or_else(|error| {
+                        tracing::debug!(%error, "failed to tell the group how far the sink is");
+                        Ok(())
+                    })
+            }
+        };
+        if let Err(error) = result {
+            let reason = format!("failed to start or pause a partition: {error}");
+            self.consumer.context().send(SourceEvent::Trouble(reason));
+        }
+    }
+
+    fn start(
+        &self,
+        place: TopicPartition,
+        start: Start,
+        number: u64,
+        wanted_paused: bool,
+    ) -> KafkaResult<()> {
+        let mut shared = self.consumer.context().lock();
+        if !shared.owned.contains(&place) {
+            return Ok(());
+        }
+        let (offset, next) = match start {
+            Start::Beginning => (Offset::Beginning, None),
+            Start::Offset(offset) => (Offset::Offset(offset), Some(offset)),
+        };
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&place.topic, place.partition);
+        if let Some(started) = shared.started.remove(&place) {
+            // librdkafka keeps a partition paused beyond its assignment.
+            if started.paused {
+                self.consumer.resume(&list)?;
+            }
+            self.consumer.incremental_unassign(&list)?;
+        }
+        list.set_all_offsets(offset)?;
+        self.consumer.incremental_assign(&list)?;
+        shared.started.insert(
+            place,
+            Started {
+                number,
+                next,
+                wanted_paused,
+                paused: false,
+            },
+        );
+        drop(shared);
+        self.settle()
+    }
+
+    /// Pauses everything while too much waits.
+    fn hold(&mut self) {
+        let queued = self.queued.load(Ordering::Relaxed);
+        let held = if self.held {
+            queued > QUEUED / 2
+        } else {
+            queued > QUEUED
+        };
+        if held != self.held {
+            self.held = held;
+            if let Err(error) = self.settle() {
+                self.consumer
+                    .context()
+                    .send(SourceEvent::Trouble(format!("failed to pause: {error}")));
+            }
+        }
+    }
+
+    /// Makes every partition paused or not, as it should be.
+    fn settle(&self) -> KafkaResult<()> {
+        let mut shared = self.consumer.context().lock();
+        for (place, started) in &mut shared.started {
+            let paused = started.wanted_paused || self.held;
+            if paused != started.paused {
+                let mut list = TopicPartitionList::new();
+                list.add_partition(&place.topic, place.partition);
+                if paused {
+                    self.consumer.pause(&list)?;
+                } else {
+                    self.consumer.resume(&list)?;
+                }
+                started.paused = paused;
+            }
+        }
+        Ok(())
+    }
+
+    /// Polls once, and takes what else is there already.
+    fn gather(&self) {
+        let mut groups = Groups::new();
+        let (mut count, mut bytes, mut wait) = (0, 0, POLL);
+        while count < GROUP.0 && bytes < GROUP.1 {
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => {
+                    count += 1;
+                    bytes += self.take(&message, &mut groups);
+                }
+                Some(Err(error)) => {
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+                        self.find_out_of_range();
+                    }
+                    break;
+                }
+                None => break,
+            }
+            wait = Duration::ZERO;
+        }
+        for (place, (number, messages, bytes)) in groups {
+            self.queued.fetch_add(bytes, Ordering::Relaxed);
+            let _ = self.events.send(Event::Messages(place, number, messages, bytes));
+        }
+    }
+
+    fn take(&self, message: &BorrowedMessage<'_>, groups: &mut Groups) -> usize {
+        let context = self.consumer.context();
+        let place = context.place(message.topic(), message.partition());
+        let mut shared = context.lock();
+        let Some(started) = shared.started.get_mut(&place) else {
+            return 0;
+        };
+        started.next = Some(message.offset() + 1);
+        let incoming = Incoming {
+            offset: message.offset(),
+            timestamp: message.timestamp().to_millis(),
+            key: message.key().map(<[u8]>::to_vec),
+            payload: message.payload().map(<[u8]>::to_vec),
+        };
+        let bytes = message.key_len() + message.payload_len() + size_of::<Incoming>();
+        let group = groups.entry(place).or_insert_with(|| (started.number, vec![], 0));
+        group.1.push(incoming);
+        group.2 += bytes;
+        bytes
+    }
+
+    /// Some partition's offset is not in its log. Whose is found by the watermarks; the others are started
+    /// again where they were, for one of them may have been hit by an answer that is outdated by now.
+    fn find_out_of_range(&self) {
+        let context = self.consumer.context();
+        let started: Vec<_> = context
+            .lock()
+            .started
+            .iter()
+            .map(|(place, s)| (place.clone(), s.number, s.next, s.wanted_paused))
+            .collect();
+        for (place, number, next, paused) in started {
+            let inside = next.is_some_and(|next| {
+                self.consumer
+                    .fetch_watermarks(&place.topic, place.partition, ASK)
+                    .is_ok_and(|(low, high)| (low..=high).contains(&next))
+            });
+            let restarted = match next.filter(|_| inside) {
+                Some(next) => self
+                    .start(place.clone(), Start::Offset(next), number, paused)
+                    .is_ok(),
+                None => false,
+            };
+            if !restarted {
+                let _ = self.events.send(Event::OutOfRange(place, number));
+            }
+        }
+    }
+}
