@@ -3,7 +3,7 @@
 //! A request is made only where the cached object differs from the desired one ([`crate::difference`]), so
 //! that an idle cluster sees none.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::ConfigMap};
 use kube::{
@@ -19,6 +19,9 @@ use crate::{
     naming,
     vocabulary::{OPERATOR, annotations},
 };
+
+/// How long after an object was applied the same is not applied again over what somebody else made of it.
+const TRUCE: Duration = Duration::from_secs(5);
 
 /// Why something could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,17 @@ pub enum Error {
         /// The object's name.
         name: String,
     },
+    /// Somebody else keeps changing the object.
+    #[error(
+        "{kind} {name} was changed by somebody else right after it was applied; should two operators run in this \
+         cluster, give each a class of its own"
+    )]
+    Contested {
+        /// The object's kind.
+        kind: &'static str,
+        /// The object's name.
+        name: String,
+    },
     /// The object cannot be written as JSON.
     #[error("failed to write {kind} {name} as JSON")]
     Encode {
@@ -65,6 +79,7 @@ impl Error {
         match self {
             Self::Send { .. } => "apply",
             Self::NameTaken { .. } => "name_taken",
+            Self::Contested { .. } => "contested",
             Self::Encode { .. } => "encode",
         }
     }
@@ -145,6 +160,10 @@ impl Applier<'_> {
         };
         if !is_needed(&hash, &desired, live_view.as_ref(), remembered.as_ref()) {
             return Ok(false);
+        }
+        // Whoever undoes an edit at once may be undone at once, for ever: the second time can wait.
+        if live.is_some() && remembered.is_some_and(|last| last.hash == hash && last.at.elapsed() < TRUCE) {
+            return Err(Error::Contested { kind: KIND, name });
         }
         let api: Api<Deployment> = Api::namespaced(self.client.clone(), self.namespace);
         if live.is_none() {

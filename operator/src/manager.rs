@@ -183,6 +183,10 @@ async fn control<K, Look>(
             let result = tokio::time::timeout(PATIENCE, look)
                 .await
                 .unwrap_or(Err(Error::Timeout));
+            let result = match result {
+                Err(error) if events::is_namespace_ending(&error) => Ok(Action::await_change()),
+                result => result,
+            };
             telemetry::reconciled(name, began, result.as_ref().err().map(Error::category));
             if result.is_ok() {
                 context.backoffs.succeeded(&key);
