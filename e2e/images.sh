@@ -2,7 +2,7 @@
 # Build the product's container images, and print the path of each one's tar.
 #
 #   images.sh TAG                  of the dev profile's binaries
-#   PROFILE=release images.sh TAG  of the release profile's
+#   PROFILE=dist images.sh TAG     of the profile that releases are built with
 #
 # docker.io/corrente/operator:TAG, and poller, pipeline and simulator likewise; a
 # manifest may write corrente/operator:TAG. Each holds one static binary as its
@@ -32,11 +32,11 @@ dev)
   cargo build --workspace --all-targets --locked >&2
   built=debug
   ;;
-release)
-  cargo build --release --locked "${programs[@]/#/--package=corrente-}" >&2
-  built=release
+dist)
+  cargo build --profile dist --locked "${programs[@]/#/--package=corrente-}" >&2
+  built=dist
   ;;
-*) fail "PROFILE is '$PROFILE'; use dev or release" ;;
+*) fail "PROFILE is '$PROFILE'; use dev or dist" ;;
 esac
 
 mkdir -p "$folder"
