@@ -1,24 +1,34 @@
 //! What `corrente local` shows: pure text from what is known, so that it can be tested.
 //!
-//! In a terminal the picture is drawn over itself; elsewhere a line is printed every few seconds.
+//! In a terminal the picture is drawn over itself, so no line may be wider and no picture higher than the
+//! terminal; elsewhere a line is printed every few seconds.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use corrente_record::{Quality, Reading, Value};
 
-/// Most meters in the picture; the others are counted.
-const SHOWN: usize = 24;
-
-/// What people look for first, in this order; of each meter the first ones it has are shown.
-const FIRST: [&str; 8] = [
-    "voltage_l1_n",
-    "voltage_ln_avg",
-    "current_l1",
-    "active_power_total",
-    "frequency",
-    "energy_active_import",
-    "energy_active_import_t1",
-    "energy_active_total",
+/// What people look for first: the heading of a column, and the metrics that go into it, the best first.
+const COLUMNS: [(&str, &[&str]); 5] = [
+    (
+        "voltage",
+        &[
+            "voltage_l1_n",
+            "voltage_ln_avg",
+            "voltage_l1_l2",
+            "voltage_ll_avg",
+        ],
+    ),
+    ("current", &["current_l1", "current_avg", "current_total"]),
+    ("power", &["active_power_total", "active_power_l1"]),
+    ("frequency", &["frequency"]),
+    (
+        "energy",
+        &[
+            "energy_active_import",
+            "energy_active_import_t1",
+            "energy_active_total",
+        ],
+    ),
 ];
 
 /// The figures of the chain.
@@ -51,6 +61,15 @@ pub struct Picture {
     pub meters: usize,
 }
 
+/// The room there is, in characters and lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Characters in a line.
+    pub width: usize,
+    /// Lines.
+    pub height: usize,
+}
+
 /// The figures in one line.
 #[must_use]
 pub fn line(elapsed: Duration, figures: &Figures) -> String {
@@ -79,71 +98,108 @@ pub fn line(elapsed: Duration, figures: &Figures) -> String {
     line
 }
 
-/// The latest reading of every meter, as a table.
+/// The latest reading of every meter, as a table that fits into the room.
 #[must_use]
-pub fn table(picture: &Picture) -> String {
-    let width = picture.latest.keys().map(String::len).max().unwrap_or(5).max(5);
-    let mut out = format!("{:width$}  {:12}  {:7}  latest\n", "meter", "read at", "quality");
-    for (meter, reading) in picture.latest.iter().take(SHOWN) {
+pub fn table(picture: &Picture, room: Room) -> String {
+    let mut rows = vec![vec![
+        "meter".to_owned(),
+        "read at".to_owned(),
+        "quality".to_owned(),
+    ]];
+    rows[0].extend(COLUMNS.map(|(heading, _)| heading.to_owned()));
+    // Two lines are kept for what does not fit and for who is waited for.
+    let shown = room.height.saturating_sub(3).max(1);
+    for (meter, reading) in picture.latest.iter().take(shown) {
         let at = reading.ts.to_string();
         // The time of day is enough while one watches.
-        let at = at.get(11..23).unwrap_or(&at);
-        let _ = writeln!(
-            out,
-            "{meter:width$}  {at:12}  {:7}  {}",
-            reading.quality.as_str(),
-            summary(meter, reading, picture)
-        );
+        let at = at.get(11..23).unwrap_or(&at).to_owned();
+        let mut row = vec![meter.clone(), at, reading.quality.as_str().to_owned()];
+        row.extend(cells(meter, reading, picture));
+        rows.push(row);
     }
-    if picture.latest.len() > SHOWN {
-        let _ = writeln!(out, "... and {} meters more", picture.latest.len() - SHOWN);
+    // The last cell of a row may run on, so that a reason is not cut to the width of a number.
+    let width = |column: usize| {
+        let cells = rows.iter().filter(|row| row.len() > column + 1 || column < 3);
+        cells
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..3 + COLUMNS.len()).map(width).collect();
+    let mut lines: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let cells: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            cells.join("  ")
+        })
+        .collect();
+    if picture.latest.len() > shown {
+        lines.push(format!("... and {} meters more", picture.latest.len() - shown));
     }
     if picture.latest.len() < picture.meters {
-        let _ = writeln!(
-            out,
+        lines.push(format!(
             "waiting for {} of {} meters",
             picture.meters - picture.latest.len(),
             picture.meters
-        );
+        ));
     }
-    out
+    lines.iter().map(|line| cut(line, room.width) + "\n").collect()
 }
 
-fn summary(meter: &str, reading: &Reading, picture: &Picture) -> String {
-    if reading.quality == Quality::Failed {
-        return reading
-            .bad
-            .first()
-            .map_or_else(String::new, |(_, reason)| reason.clone());
+/// A line without the blanks at its end, and no wider than the room.
+#[must_use]
+pub fn cut(line: &str, width: usize) -> String {
+    let line = line.trim_end();
+    if line.chars().count() <= width {
+        return line.to_owned();
     }
-    let mut parts: Vec<String> = Vec::new();
-    let known = FIRST
-        .iter()
-        .filter_map(|name| reading.values.iter().find(|(n, _)| &**n == *name));
-    for (name, value) in known.chain(&reading.values) {
+    line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// What a reading says in the table's columns: the reason where it failed, and the first metrics by name
+/// where it has none of those that people look for.
+fn cells(meter: &str, reading: &Reading, picture: &Picture) -> Vec<String> {
+    if reading.quality == Quality::Failed {
+        return vec![
+            reading
+                .bad
+                .first()
+                .map_or_else(String::new, |(_, reason)| reason.clone()),
+        ];
+    }
+    let shown = |name: &str| {
+        let (_, value) = reading.values.iter().find(|(n, _)| &**n == name)?;
         let unit = picture
             .units
-            .get(&(meter.to_owned(), name.to_string()))
+            .get(&(meter.to_owned(), name.to_owned()))
             .map_or("", String::as_str);
-        let part = format!(
-            "{name} {}{}{unit}",
-            number(value),
-            if unit.is_empty() { "" } else { " " }
-        );
-        if !parts.contains(&part) {
-            parts.push(part);
-        }
-        if parts.len() == 4 {
-            break;
-        }
+        Some(format!("{} {unit}", number(value)).trim_end().to_owned())
+    };
+    let cells: Vec<String> = COLUMNS
+        .iter()
+        .map(|(_, metrics)| metrics.iter().find_map(|name| shown(name)).unwrap_or_default())
+        .collect();
+    if cells.iter().any(|cell| !cell.is_empty()) {
+        return cells;
     }
-    parts.join("  ")
+    let first = reading.values.iter().take(3);
+    vec![
+        first
+            .map(|(name, _)| format!("{name} {}", shown(name).unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join("  "),
+    ]
 }
 
 fn number(value: &Value) -> String {
     match value {
         Value::Float(v) if v.abs() >= 1000.0 => format!("{v:.0}"),
-        Value::Float(v) => format!("{}", (v * 1000.0).round() / 1000.0),
+        Value::Float(v) => format!("{}", (v * 100.0).round() / 100.0),
         other => other.to_string(),
     }
 }
@@ -156,51 +212,89 @@ mod tests {
 
     use super::*;
 
-    fn reading(meter: &str, quality: Quality) -> Reading {
+    fn reading(meter: &str, values: &[(&str, Value)], bad: Option<&str>) -> Reading {
         Reading {
             ts: Timestamp(1_795_213_200_123),
             meter: meter.into(),
             slot: Timestamp(1_795_213_200_000),
-            quality,
+            quality: if bad.is_some() {
+                Quality::Failed
+            } else {
+                Quality::Good
+            },
             labels: Arc::default(),
-            values: match quality {
-                Quality::Failed => vec![],
-                _ => vec![
-                    ("energy_active_import".into(), Value::UInt(7_000)),
-                    ("voltage_l1_n".into(), Value::Float(229.800_000_1)),
-                ],
-            },
-            bad: match quality {
-                Quality::Failed => vec![("voltage_l1_n".into(), "no answer in 500ms".to_owned())],
-                _ => vec![],
-            },
+            values: values
+                .iter()
+                .map(|(name, value)| ((*name).into(), value.clone()))
+                .collect(),
+            bad: bad
+                .iter()
+                .map(|reason| ("voltage_l1_n".into(), (*reason).to_owned()))
+                .collect(),
         }
     }
 
-    #[test]
-    fn shows_what_people_look_for_first() {
+    fn picture() -> Picture {
         let mut picture = Picture {
-            meters: 3,
+            meters: 4,
             ..Picture::default()
         };
-        picture
-            .latest
-            .insert("feeder-01".to_owned(), reading("feeder-01", Quality::Good));
-        picture
-            .latest
-            .insert("pump".to_owned(), reading("pump", Quality::Failed));
+        let values = [
+            ("energy_active_import", Value::UInt(7_000)),
+            ("voltage_l1_n", Value::Float(229.800_000_1)),
+        ];
+        for (name, values, bad) in [
+            ("feeder-01", &values[..], None),
+            ("pump", &[], Some("no answer within 500 ms, asked twice")),
+            ("tank", &[("level", Value::Int(3))], None),
+        ] {
+            picture.latest.insert(name.to_owned(), reading(name, values, bad));
+        }
         picture.units.insert(
             ("feeder-01".to_owned(), "voltage_l1_n".to_owned()),
             "V".to_owned(),
         );
-        let text = table(&picture);
+        picture
+    }
+
+    #[test]
+    fn shows_what_people_look_for_first() {
+        let text = table(
+            &picture(),
+            Room {
+                width: 100,
+                height: 24,
+            },
+        );
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
-            lines[1],
-            "feeder-01  22:20:00.123  good     voltage_l1_n 229.8 V  energy_active_import 7000"
+            lines[0],
+            "meter      read at       quality  voltage  current  power  frequency  energy"
         );
-        assert_eq!(lines[2], "pump       22:20:00.123  failed   no answer in 500ms");
-        assert_eq!(lines[3], "waiting for 1 of 3 meters");
+        assert_eq!(
+            lines[1],
+            "feeder-01  22:20:00.123  good     229.8 V                             7000"
+        );
+        assert_eq!(
+            lines[2],
+            "pump       22:20:00.123  failed   no answer within 500 ms, asked twice"
+        );
+        assert_eq!(lines[3], "tank       22:20:00.123  good     level 3");
+        assert_eq!(lines[4], "waiting for 1 of 4 meters");
+    }
+
+    #[test]
+    fn keeps_to_the_room() {
+        for (width, height) in [(20, 4), (35, 5), (80, 6), (1, 1)] {
+            let text = table(&picture(), Room { width, height });
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
+            assert!(text.lines().count() <= height.max(4), "{text}");
+        }
+        let text = table(&picture(), Room { width: 40, height: 5 });
+        assert!(
+            text.contains("... and 1 meters more") && text.contains('…'),
+            "{text}"
+        );
     }
 
     #[test]

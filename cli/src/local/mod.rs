@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     chain::{Chain, Latest},
-    display::{line, table},
+    display::{Room, cut, line, table},
 };
 use crate::{
     simulate::Load,
@@ -92,7 +92,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(served) = served {
         served.shutdown().await;
     }
-    println!("{}", table(&latest.picture()));
+    println!("{}", table(&latest.picture(), room()));
     println!("{}", line(began.elapsed(), &figures));
     println!(
         "ended: {}, {}, {}, lost: {}; look at them with: sqlite3 {} 'select * from readings limit 5'",
@@ -134,37 +134,63 @@ async fn simulated(site: &mut Site, load: &Load) -> Result<Served> {
     Ok(served)
 }
 
+/// The room for a picture: the terminal's, or a page's where there is none.
+fn room() -> Room {
+    match terminal_size::terminal_size() {
+        Some((width, height)) => Room {
+            width: width.0.into(),
+            height: height.0.into(),
+        },
+        None => Room {
+            width: 120,
+            height: 200,
+        },
+    }
+}
+
 /// Shows what comes, until asked to end or a part of the chain breaks.
 async fn watch(chain: &mut Chain, latest: &Latest, began: Instant, asked: &CancellationToken) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
     let mut every = tokio::time::interval(if terminal { DRAW } else { PRINT });
     every.tick().await;
     let mut drawn = 0;
-    loop {
+    let broken = loop {
         tokio::select! {
-            () = asked.cancelled() => break,
-            broken = chain.broken() => return broken,
+            () = asked.cancelled() => break Ok(()),
+            broken = chain.broken() => break broken,
             _ = every.tick() => {}
         }
-        let line = line(began.elapsed(), &chain.figures());
+        let figures = line(began.elapsed(), &chain.figures());
         let mut out = std::io::stdout().lock();
         if terminal {
-            let text = format!("{line}\n\n{}", table(&latest.picture()));
-            // Up to where the last picture began, and everything below cleared.
-            let up = if drawn > 0 {
-                format!("\x1b[{drawn}A\x1b[J")
-            } else {
-                String::new()
-            };
+            // The figures, a blank line, the table; and the cursor's own line below.
+            let Room { width, height } = room();
+            let body = table(
+                &latest.picture(),
+                Room {
+                    width,
+                    height: height.saturating_sub(3),
+                },
+            );
+            let text = format!("{}\n\n{body}", cut(&figures, width));
+            let _ = write!(out, "{}{text}", clear(drawn));
             drawn = text.lines().count();
-            let _ = write!(out, "{up}{text}");
         } else {
-            let _ = writeln!(out, "{line}");
+            let _ = writeln!(out, "{figures}");
         }
         let _ = out.flush();
+    };
+    if terminal {
+        print!("{}", clear(drawn));
     }
-    if terminal && drawn > 0 {
-        print!("\x1b[{drawn}A\x1b[J");
+    broken
+}
+
+/// Up to where the last picture began, and everything below cleared.
+fn clear(drawn: usize) -> String {
+    if drawn > 0 {
+        format!("\x1b[{drawn}A\x1b[J")
+    } else {
+        String::new()
     }
-    Ok(())
 }

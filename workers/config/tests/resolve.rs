@@ -14,7 +14,8 @@ use corrente_config::{
     conflict::{Claim, Owner, conflicts},
     hash,
     pipeline::SinkConfig,
-    resolve::{URL_FILE, resolve_pipeline, resolve_poller},
+    report::SINK_URL_PATH,
+    resolve::{resolve_pipeline, resolve_poller},
 };
 use corrente_crds::{
     MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec,
@@ -253,7 +254,7 @@ fn a_pipeline_is_told_where_and_what() {
     };
     assert_eq!(
         (url_file.to_str(), schema.as_str(), table.as_str()),
-        (Some(URL_FILE), "public", "readings")
+        (Some(SINK_URL_PATH), "public", "readings")
     );
     assert_eq!(hypertable.unwrap().chunk_interval_millis, Some(3_600_000));
 }

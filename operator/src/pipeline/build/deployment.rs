@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use corrente_config::resolve::URL_FILE;
+use corrente_config::report::SINK_URL_PATH;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
@@ -82,7 +82,7 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
 
 /// The Secret's key as a file: the worker reads it, the operator never does.
 fn secret_volume(pipeline: &ValidatedPipeline) -> (Volume, k8s_openapi::api::core::v1::VolumeMount) {
-    let url = Path::new(URL_FILE);
+    let url = Path::new(SINK_URL_PATH);
     let part = |part: Option<&std::ffi::OsStr>| {
         part.map(|text| text.to_string_lossy().into_owned())
             .unwrap_or_default()

@@ -9,6 +9,6 @@ mod columns;
 mod pipeline;
 mod poller;
 
-pub use pipeline::{URL_FILE, resolve_pipeline};
+pub use pipeline::resolve_pipeline;
 pub(crate) use poller::meters;
 pub use poller::{ResolvedPoller, resolve_poller};

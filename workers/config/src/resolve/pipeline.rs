@@ -9,10 +9,8 @@ use crate::{
     PipelineConfig, Problem,
     conflict::brokers,
     pipeline::{Hypertable, SinkConfig},
+    report::SINK_URL_PATH,
 };
-
-/// Where the connection URL is in a worker's pod: the Secret's key is mounted there.
-pub const URL_FILE: &str = "/etc/corrente/secret/url";
 
 /// Most columns of a PostgreSQL table are 1600 (Appendix K of its manual); some are the record's own.
 const MAX_COLUMNS: usize = 1500;
@@ -81,7 +79,7 @@ pub fn resolve_pipeline(
 
 fn postgres(table: &PostgresTable, hypertable: Option<Hypertable>) -> SinkConfig {
     SinkConfig::Postgres {
-        url_file: PathBuf::from(URL_FILE),
+        url_file: PathBuf::from(SINK_URL_PATH),
         schema: table.schema.clone(),
         table: table.table.clone(),
         hypertable,
