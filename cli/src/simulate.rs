@@ -1,11 +1,10 @@
 //! `corrente simulate`: the meters of manifests, served over Modbus for any client to read.
 
-use std::{fs::File, net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result};
-use corrente_config::PollerConfig;
+use anyhow::Result;
 use corrente_runtime::shutdown;
-use corrente_simulator::{Grid, History, LoadSource, Ports, Simulation, UnknownUnit, system_clock};
+use corrente_simulator::{Ports, options::Load};
 
 use crate::site::{Site, count};
 
@@ -23,50 +22,6 @@ pub struct Arguments {
     port_from: u16,
     #[command(flatten)]
     load: Load,
-}
-
-/// What the simulated meters measure.
-#[derive(clap::Args, Clone, Debug)]
-pub struct Load {
-    /// A history to replay (time,meter,<metric>,...) instead of a load curve
-    #[arg(long, value_name = "FILE")]
-    csv: Option<PathBuf>,
-    /// Nominal voltage between a phase and neutral, in V
-    #[arg(long, default_value_t = 230.0, value_name = "V")]
-    voltage: f64,
-    /// Nominal frequency, in Hz
-    #[arg(long, default_value_t = 50.0, value_name = "HZ")]
-    frequency: f64,
-    /// Say nothing to requests for units that are not there, instead of exception 0x0B
-    #[arg(long)]
-    silent: bool,
-}
-
-impl Load {
-    /// The meters of the configurations, simulated.
-    ///
-    /// # Errors
-    /// Where the history cannot be read or a register map cannot be simulated.
-    pub fn simulation(&self, configs: &[PollerConfig]) -> Result<Simulation> {
-        let grid = Grid {
-            voltage: self.voltage,
-            frequency: self.frequency,
-        };
-        let source = match &self.csv {
-            None => LoadSource::Curve(grid),
-            Some(path) => {
-                let context = || format!("failed to replay {}", path.display());
-                let history = History::read(File::open(path).with_context(context)?).with_context(context)?;
-                LoadSource::History(Arc::new(history), grid)
-            }
-        };
-        let unknown = if self.silent {
-            UnknownUnit::Silent
-        } else {
-            UnknownUnit::AsTransport
-        };
-        Ok(Simulation::new(configs, source, system_clock())?.with_unknown_units(unknown))
-    }
 }
 
 /// Serves until it is asked to end.

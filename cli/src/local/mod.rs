@@ -22,17 +22,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use corrente_crds::Duration as Span;
 use corrente_runtime::{logging, shutdown};
-use corrente_simulator::{Ports, Served};
+use corrente_simulator::{Ports, Served, options::Load};
 use tokio_util::sync::CancellationToken;
 
 use self::{
     chain::{Chain, Latest},
     display::{Room, cut, line, table},
 };
-use crate::{
-    simulate::Load,
-    site::{Site, count},
-};
+use crate::site::{Site, count};
 
 /// What `local` is told.
 #[derive(clap::Args)]

@@ -1,4 +1,4 @@
-//! The command line of `corrente-simulator`.
+//! The command line of `corrente-simulator`, and the part of it that `corrente` shares.
 
 use std::{fs::File, net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -22,18 +22,53 @@ pub struct Options {
     /// The first endpoint's port, the next for each further one; without it each endpoint's own.
     #[arg(long, value_name = "PORT")]
     pub port_from: Option<u16>,
-    /// A history to replay: lines of `time,meter,METRIC,...`.
+    /// What the meters measure.
+    #[command(flatten)]
+    pub load: Load,
+}
+
+/// What the simulated meters measure.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Load {
+    /// A history to replay (time,meter,<metric>,...) instead of a load curve
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// Nominal voltage between a phase and neutral, in V.
+    /// Nominal voltage between a phase and neutral, in V
     #[arg(long, default_value_t = 230.0, value_name = "V")]
     pub voltage: f64,
-    /// Nominal frequency, in Hz.
+    /// Nominal frequency, in Hz
     #[arg(long, default_value_t = 50.0, value_name = "HZ")]
     pub frequency: f64,
-    /// Say nothing to requests for units that are not there, instead of exception 0x0B.
+    /// Say nothing to requests for units that are not there, instead of exception 0x0B
     #[arg(long)]
     pub silent: bool,
+}
+
+impl Load {
+    /// The meters of the configurations, simulated.
+    ///
+    /// # Errors
+    /// Where the history cannot be read, or a register map cannot be simulated.
+    pub fn simulation(&self, configs: &[PollerConfig]) -> anyhow::Result<Simulation> {
+        let grid = Grid {
+            voltage: self.voltage,
+            frequency: self.frequency,
+        };
+        let source = match &self.csv {
+            None => LoadSource::Curve(grid),
+            Some(path) => {
+                let context = || format!("failed to replay {}", path.display());
+                let history = History::read(File::open(path).with_context(context)?).with_context(context)?;
+                LoadSource::History(Arc::new(history), grid)
+            }
+        };
+        let unknown = if self.silent {
+            UnknownUnit::Silent
+        } else {
+            UnknownUnit::AsTransport
+        };
+        Ok(Simulation::new(configs, source, system_clock())?.with_unknown_units(unknown))
+    }
 }
 
 impl Options {
@@ -52,30 +87,8 @@ impl Options {
                     .with_context(|| format!("{} is not a poller's configuration", path.display()))
             })
             .collect::<anyhow::Result<Vec<PollerConfig>>>()?;
-        let grid = Grid {
-            voltage: self.voltage,
-            frequency: self.frequency,
-        };
-        let source = match &self.csv {
-            None => LoadSource::Curve(grid),
-            Some(path) => {
-                let context = || format!("failed to replay {}", path.display());
-                let history = History::read(File::open(path).with_context(context)?).with_context(context)?;
-                LoadSource::History(Arc::new(history), grid)
-            }
-        };
-        let unknown = if self.silent {
-            UnknownUnit::Silent
-        } else {
-            UnknownUnit::AsTransport
-        };
-        let served = Simulation::new(&configs, source, system_clock())?
-            .with_unknown_units(unknown)
-            .serve(
-                self.listen,
-                self.port_from.map_or(Ports::AsConfigured, Ports::From),
-            )
-            .await?;
+        let ports = self.port_from.map_or(Ports::AsConfigured, Ports::From);
+        let served = self.load.simulation(&configs)?.serve(self.listen, ports).await?;
         shutdown.cancelled().await;
         served.shutdown().await;
         Ok(())
