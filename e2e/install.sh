@@ -43,7 +43,7 @@ debian_packages() {
   say "installing Debian packages: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   apt-get -qq update </dev/null
-  apt-get -qq install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+  apt-get -qq install -y --no-remove --no-install-recommends "${missing[@]}" </dev/null >/dev/null
 }
 
 # --- from the Go module proxy -----------------------------------------------------

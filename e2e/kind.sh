@@ -93,6 +93,10 @@ down) down ;;
 status) kubectl get nodes ;;
 env) addresses ;;
 load) load "$@" ;;
+kill-container) # kill-container N ID
+  # shellcheck disable=SC2016 # expanded by the node's shell
+  docker exec "$(node_container "$1")" sh -c 'kill -9 "$(ctr -n k8s.io task ls | awk -v id="$0" "\$1 == id { print \$2 }")"' "$2"
+  ;;
 cut) drop_traffic -I "$1" ;;
 mend) drop_traffic -D "$1" ;;
 kafka | postgres) server "$command" "${1:-}" ;;

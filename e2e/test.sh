@@ -15,6 +15,23 @@ set -uo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT" || exit 1
 
+# One run at a time: each would overwrite the other's binaries and clear the other's stack.
+mkdir -p "$CORRENTE_CACHE"
+exec 8>"$CORRENTE_CACHE/test.lock"
+if ! flock -n 8; then
+  say "another run is under way; waiting for it"
+  flock 8
+fi
+
+# Cargo knows a checkout's files by their path within it and their time. What another checkout built in the
+# same target folder would count as this one's wherever it is newer: so all of this one's becomes newest.
+of=$CARGO_TARGET_DIR/.checkout
+if [ "$(cat "$of" 2>/dev/null)" != "$ROOT" ]; then
+  find . -path ./.git -prune -o -path ./target -prune -o -type f -exec touch {} +
+  mkdir -p "$CARGO_TARGET_DIR"
+  echo "$ROOT" >"$of"
+fi
+
 # --- steps ------------------------------------------------------------------------
 
 table=()

@@ -52,6 +52,20 @@ pub struct Event {
     pub connection: u64,
     /// The other end.
     pub peer: String,
+    /// The unit that was asked, where it is a request.
+    #[serde(default)]
+    pub unit: Option<u8>,
+}
+
+/// The last time that one connection asked one unit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LastRequest {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// The unit.
+    pub unit: u8,
+    /// Seconds since the epoch.
+    pub t: f64,
 }
 
 /// A running pymodbus process. It ends when this is dropped, or with this process.
@@ -117,6 +131,27 @@ impl Meters {
             .lines()
             .map(|line| Ok(serde_json::from_str(line)?))
             .collect()
+    }
+
+    /// The last request of each connection to each unit: what a poller that ended read last.
+    ///
+    /// # Errors
+    /// Where the trace cannot be read.
+    pub fn last_requests(&self) -> Result<Vec<LastRequest>> {
+        let mut last: BTreeMap<(u64, u8), LastRequest> = BTreeMap::new();
+        for Event {
+            t,
+            endpoint,
+            connection,
+            unit,
+            ..
+        } in self.trace()?
+        {
+            if let Some(unit) = unit {
+                last.insert((connection, unit), LastRequest { endpoint, unit, t });
+            }
+        }
+        Ok(last.into_values().collect())
     }
 
     /// Checks that no endpoint ever had two masters: the requests of two connections never interleave.

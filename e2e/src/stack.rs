@@ -95,10 +95,7 @@ impl Stack {
             .as_ref()
             .and_then(|s| s.node_name.clone())
             .context("the pod has no node")?;
-        let number = node
-            .strip_prefix("node-")
-            .context("a node of another name")?
-            .to_owned();
+        let number = node_number(&node)?.to_owned();
         let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
         let ids: Vec<_> = statuses
             .into_iter()
@@ -110,6 +107,21 @@ impl Stack {
             self.switch(&["kill-container", &number, id]).await?;
         }
         Ok(())
+    }
+}
+
+/// The number that the stack's script knows a node by: `node-2` is 2, and so is kind's `...-worker2`.
+///
+/// # Errors
+/// Where the node has another name.
+pub fn node_number(node: &str) -> Result<&str> {
+    match node
+        .strip_prefix("node-")
+        .or_else(|| node.rsplit_once("-worker").map(|(_, number)| number))
+    {
+        Some("") => Ok("1"),
+        Some(number) => Ok(number),
+        None => bail!("{node} is no node of the stack"),
     }
 }
 

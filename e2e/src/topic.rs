@@ -1,10 +1,11 @@
-//! A record published by hand, as a foreign producer would.
+//! A scenario's topic: how far it is written, and a record published by hand, as a foreign producer would.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use rdkafka::{
     ClientConfig,
+    consumer::{BaseConsumer, Consumer},
     producer::{FutureProducer, FutureRecord},
 };
 
@@ -24,4 +25,30 @@ pub async fn publish(stack: &Stack, topic: &str, key: &str, payload: &[u8]) -> R
         Ok(_) => Ok(()),
         Err((error, _)) => Err(error).context("failed to publish a record"),
     }
+}
+
+/// The next offset to be written of each partition that holds anything.
+///
+/// # Errors
+/// Where the broker does not say.
+pub async fn written(stack: &Stack, topic: &str) -> Result<BTreeMap<i32, i64>> {
+    let (servers, topic) = (stack.kafka.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let limit = Duration::from_secs(10);
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .set("group.id", "scenario")
+            .create()?;
+        let metadata = consumer.fetch_metadata(Some(&topic), limit)?;
+        let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let mut written = BTreeMap::new();
+        for partition in partitions.map(|partition| partition.id()) {
+            let (_, high) = consumer.fetch_watermarks(&topic, partition, limit)?;
+            if high > 0 {
+                written.insert(partition, high);
+            }
+        }
+        Ok(written)
+    })
+    .await?
 }

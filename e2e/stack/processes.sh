@@ -49,7 +49,7 @@ start() { # start NAME COMMAND...
   (
     for dir in $(cgroup_dirs corrente-stack); do echo "$BASHPID" >"$dir/cgroup.procs"; done
     cd /
-    exec setsid "$@" 9>&-
+    exec setsid "$@" 8>&- 9>&-
   ) >>"$LOG/$name.log" 2>&1 </dev/null &
   echo "$! $(start_time $!)" >"$RUN/$name.pid"
 }

@@ -94,7 +94,12 @@ async fn mistakes_are_reported_and_stop_nothing() -> Result<()> {
         .space
         .apply(&poller(
             "no-profile",
-            endpoint("10.123.0.1:2", "x-1", 1, "no-such-model"),
+            endpoint(
+                &format!("{}:2", plant.space.stack.host),
+                "x-1",
+                1,
+                "no-such-model",
+            ),
         )?)
         .await?;
     let message = says(&plant, "no-profile", "Ready", "False", "Invalid").await?;
@@ -115,7 +120,12 @@ async fn mistakes_are_reported_and_stop_nothing() -> Result<()> {
         .space
         .apply(&poller(
             "unreachable",
-            endpoint("10.123.0.1:1", "x-3", 1, "eastron-sdm630"),
+            endpoint(
+                &format!("{}:1", plant.space.stack.host),
+                "x-3",
+                1,
+                "eastron-sdm630",
+            ),
         )?)
         .await?;
     let failing = until("the unreachable meter to be named", seconds(90), || async {
