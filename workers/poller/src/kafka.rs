@@ -5,9 +5,10 @@
 //! of three ways: stored, refused for good, or back, because the producer itself had to be given up.
 //!
 //! That happens on a *fatal* error, after which librdkafka can no longer promise order and uniqueness. A task
-//! then makes a new producer in its place and drops the old one, which gives every message it still had back
-//! as "again". What the old one had stored without knowing is stored twice in the topic; the sink recognises
-//! it by stream and seq.
+//! then ends the old producer, which gives every message it still had back as "again", and only then makes a
+//! new one, which takes nothing before the publisher has had a chance to hear of those: no record may overtake
+//! one that comes back, since the sink takes a seq below the highest it has seen for a repeat. What the old
+//! one had stored without knowing is stored twice in the topic; the sink recognises it by stream and seq.
 //!
 //! A broken broker is no error here: librdkafka tries again by itself for as long as it takes.
 
@@ -24,7 +25,7 @@ use rdkafka::{
     ClientConfig, ClientContext, Message,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
-    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 use tokio::sync::Notify;
 
@@ -32,8 +33,13 @@ use crate::publish::Trouble;
 
 /// How long the broker may take to describe the topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the messages of a producer that is being ended are waited for, before they are asked for again.
+const FLUSH: Duration = Duration::from_millis(500);
 /// How long a message waits for others to share a request with.
 const LINGER: &str = "20";
+/// The size of a request's batch in bytes; a larger message goes alone. The broker refuses a batch that is too
+/// large as a whole, and the good records in it would be set aside along with what made it so.
+const BATCH: &str = "32768";
 
 type Inner = ThreadedProducer<Context>;
 
@@ -48,7 +54,26 @@ pub struct KafkaProducer {
 struct Shared {
     config: ClientConfig,
     context: Context,
-    inner: Mutex<Inner>,
+    state: Mutex<State>,
+}
+
+/// Which producer there is.
+enum State {
+    /// One that takes messages.
+    Running(Inner),
+    /// None: the last one is giving back what it had.
+    Replacing,
+    /// A new one. Everything the last one had is on its way to the publisher, who does not know it yet.
+    Fresh(Inner),
+}
+
+impl State {
+    fn inner(&self) -> Option<&Inner> {
+        match self {
+            Self::Running(inner) | Self::Fresh(inner) => Some(inner),
+            Self::Replacing => None,
+        }
+    }
 }
 
 /// What librdkafka calls back into, from threads of its own.
@@ -77,11 +102,11 @@ impl KafkaProducer {
             trouble,
             fatal: Arc::new(Notify::new()),
         };
-        let inner = Mutex::new(config.create_with_context(context.clone())?);
+        let state = Mutex::new(State::Running(config.create_with_context(context.clone())?));
         let shared = Arc::new(Shared {
             config,
             context,
-            inner,
+            state,
         });
         Ok(Self {
             topic: output.topic.as_str().into(),
@@ -90,8 +115,8 @@ impl KafkaProducer {
         })
     }
 
-    fn inner(&self) -> Inner {
-        self.shared.lock().clone()
+    fn inner(&self) -> Option<Inner> {
+        self.shared.lock().inner().cloned()
     }
 }
 
@@ -102,28 +127,45 @@ impl Drop for KafkaProducer {
 }
 
 impl Shared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a new producer in the place of one that met a fatal error. Dropping that one gives back what it
-    /// still had, which takes up to a second; so this blocks.
+    /// Puts a new producer in the place of one that met a fatal error. This blocks until the old one has said
+    /// of every message what became of it; until then nothing is taken.
     fn replace(&self) {
-        let fatal = self.lock().client().fatal_error();
-        let Some((code, reason)) = fatal else {
-            return;
-        };
-        tracing::error!(%code, reason, "the producer met a fatal error; a new one sends again what it had");
-        match self.config.create_with_context(self.context.clone()) {
-            Ok(new) => {
-                let old = std::mem::replace(&mut *self.lock(), new);
-                drop(old);
+        let old = {
+            let mut state = self.lock();
+            match state.inner().map(|inner| inner.client().fatal_error()) {
+                Some(None) => return,
+                Some(Some((code, reason))) => {
+                    tracing::error!(%code, reason, "the producer met a fatal error; a new one sends again what it had");
+                }
+                // The last try got no further than this.
+                None => {}
             }
+            std::mem::replace(&mut *state, State::Replacing)
+        };
+        if let State::Running(old) | State::Fresh(old) = old {
+            give_back(&old);
+        }
+        match self.config.create_with_context(self.context.clone()) {
+            Ok(new) => *self.lock() = State::Fresh(new),
             Err(error) => {
                 tracing::error!(%error, "failed to make a new producer");
                 self.context.fatal.notify_one();
             }
         }
+    }
+}
+
+/// Has a producer say of every message it still has that it is to be sent again, and waits until it has said
+/// so. Not left to dropping it: somebody who asks for the partitions may hold it a while longer.
+fn give_back(old: &Inner) {
+    while old.in_flight_count() > 0 {
+        old.purge(PurgeConfig::default().queue().inflight());
+        // Running out of time is what the loop is for.
+        let _ = old.flush(FLUSH);
     }
 }
 
@@ -144,9 +186,13 @@ fn config(output: &KafkaOutput, client: &str) -> ClientConfig {
         .set("client.id", client)
         .set("enable.idempotence", "true")
         .set("acks", "all")
+        // A batch that fails for good is otherwise left behind, and those in flight after it are stored: what
+        // then comes back has been overtaken in its partition. With this it is a fatal error; see the module.
+        .set("enable.gapless.guarantee", "true")
         // No expiry; see the module.
         .set("message.timeout.ms", "0")
         .set("linger.ms", LINGER)
+        .set("batch.size", BATCH)
         .set("compression.type", "lz4")
         // Larger than the publisher's window, so that the window is the bound.
         .set("queue.buffering.max.messages", "100000")
@@ -162,7 +208,10 @@ fn config(output: &KafkaOutput, client: &str) -> ClientConfig {
 
 impl Producer for KafkaProducer {
     async fn partitions(&self) -> Result<i32, BrokerError> {
-        let (inner, topic) = (self.inner(), self.topic.clone());
+        let topic = self.topic.clone();
+        let inner = self
+            .inner()
+            .ok_or_else(|| BrokerError("the producer is being made anew".to_owned()))?;
         let asked = tokio::task::spawn_blocking(move || {
             // Asking also has the broker make the topic, where it makes topics by itself.
             let metadata = inner
@@ -192,8 +241,24 @@ impl Producer for KafkaProducer {
             .partition(message.partition)
             .key(&message.key[..])
             .payload(&message.payload[..]);
-        let Err((error, _)) = self.shared.lock().send(record) else {
-            return Ok(());
+        let error = {
+            let mut state = self.shared.lock();
+            match std::mem::replace(&mut *state, State::Replacing) {
+                // Whoever sends hears first what the last producer gave back.
+                State::Fresh(inner) => {
+                    *state = State::Running(inner);
+                    return Err(SendError::QueueFull);
+                }
+                State::Replacing => return Err(SendError::QueueFull),
+                State::Running(inner) => {
+                    let sent = inner.send(record);
+                    *state = State::Running(inner);
+                    match sent {
+                        Ok(()) => return Ok(()),
+                        Err((error, _)) => error,
+                    }
+                }
+            }
         };
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Err(SendError::QueueFull),
@@ -202,18 +267,15 @@ impl Producer for KafkaProducer {
                 if code == Some(RDKafkaErrorCode::Fatal) {
                     self.shared.context.fatal.notify_one();
                 }
-                // Nobody listens any more only while the process ends.
-                let _ = self.shared.context.deliveries.send(Delivery {
-                    token: message.token,
-                    outcome: Outcome::Again(code.map_or_else(|| error.to_string(), sentence)),
-                });
-                Ok(())
+                Err(SendError::NotNow(
+                    code.map_or_else(|| error.to_string(), sentence),
+                ))
             }
         }
     }
 
     async fn flush(&self, timeout: Duration) {
-        let inner = self.inner();
+        let Some(inner) = self.inner() else { return };
         // What is not flushed in time stays in the spool.
         let _ = tokio::task::spawn_blocking(move || inner.flush(timeout)).await;
     }

@@ -2,9 +2,10 @@
 //!
 //! 1. It asks the broker how many partitions the topic has; the stream keeps the first answer (see
 //!    [`crate::spool::stream`]), so that a meter's records stay in one partition, sent again or not.
-//! 2. It fills its [`Window`] from the spool and sends what is unsent.
-//! 3. It takes deliveries: stored moves the cursor; refused for good sets the record aside; again waits a
+//! 2. It takes deliveries: stored moves the cursor; refused for good sets the record aside; again waits a
 //!    little longer each time and sends from the lowest unsettled record on.
+//! 3. It fills its [`Window`] from the spool and sends what is unsent, until the producer takes no more. Then
+//!    it hears deliveries first, since one of them may say that an earlier record is to be sent again.
 //!
 //! It never gives up, and nothing is lost by waiting: the spool holds what the broker does not take.
 
@@ -109,6 +110,10 @@ impl<'a, P: Producer> Publisher<'a, P> {
         }
         let mut heard = Instant::now();
         loop {
+            while let Ok(delivery) = self.deliveries.try_recv() {
+                heard = Instant::now();
+                self.settle(delivery);
+            }
             let more = self.fill();
             let queue_full = self.send();
             if let Some(seq) = self.window.advance() {
@@ -131,9 +136,6 @@ impl<'a, P: Producer> Publisher<'a, P> {
                     let Some(delivery) = delivery else { return };
                     heard = Instant::now();
                     self.settle(delivery);
-                    while let Ok(delivery) = self.deliveries.try_recv() {
-                        self.settle(delivery);
-                    }
                 }
                 () = self.spool.readable() => {}
                 () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
@@ -219,6 +221,12 @@ impl<'a, P: Producer> Publisher<'a, P> {
             match self.producer.send(message) {
                 Ok(()) => self.window.sent(seq),
                 Err(SendError::QueueFull) => return true,
+                Err(SendError::NotNow(reason)) => {
+                    tracing::warn!(reason, "the broker takes no records now");
+                    self.backoff.failed(Instant::now());
+                    self.trouble.say(reason);
+                    return false;
+                }
                 Err(SendError::Refused(reason)) => self.set_aside(seq, &reason),
             }
         }

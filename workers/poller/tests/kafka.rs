@@ -181,6 +181,45 @@ async fn a_fatal_error_costs_a_producer_and_no_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_record_overtakes_one_that_comes_back() {
+    let cluster = mock();
+    cluster.create_topic("one", 1, 1).unwrap();
+    let output = output(&cluster.bootstrap_servers(), "one");
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    fill(&spool, 2_000, 200).await;
+    // A right that is gone for a moment, while more batches of the partition are in flight.
+    cluster
+        .broker_round_trip_time(1, Duration::from_millis(30))
+        .unwrap();
+    let fine = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[fine, gone, fine, fine, fine, fine, fine, gone],
+    );
+    let publishing = publish(&spool, &output, 10_000);
+    drained(&spool).await;
+    cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    assert_eq!(spool.lock().stats().refused, 0);
+    let partitions = consume(&cluster.bootstrap_servers(), "one", 2_000).await;
+    for seqs in partitions.values() {
+        // What the sink does: at or below the highest seq so far is a repeat.
+        let mut seen = std::collections::BTreeSet::new();
+        for seq in seqs {
+            assert!(
+                seen.last().is_none_or(|highest| seq > highest) || seen.contains(seq),
+                "{seq} was overtaken by {:?}",
+                seen.last()
+            );
+            seen.insert(*seq);
+        }
+    }
+    publishing.drain.cancel();
+    publishing.task.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_too_large_is_set_aside() {
     let cluster = mock();
     let output = output(&cluster.bootstrap_servers(), "meters");
@@ -194,6 +233,29 @@ async fn a_message_that_is_too_large_is_set_aside() {
     assert_eq!(spool.lock().stats().refused, 1);
     let partitions = consume(&cluster.bootstrap_servers(), "meters", 20).await;
     assert!(partitions.values().flatten().all(|seq| *seq != 11));
+    publishing.drain.cancel();
+    publishing.task.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_too_large_costs_few_records() {
+    let cluster = mock();
+    cluster.create_topic("one", 1, 1).unwrap();
+    let output = output(&cluster.bootstrap_servers(), "one");
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    fill(&spool, 2_000, 200).await;
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE],
+    );
+    let publishing = publish(&spool, &output, 10_000);
+    drained(&spool).await;
+    let refused = spool.lock().stats().refused;
+    assert!((1..200).contains(&refused), "{refused}");
+    let kept = 2_000 - usize::try_from(refused).unwrap();
+    let partitions = consume(&cluster.bootstrap_servers(), "one", kept).await;
+    assert_eq!(partitions.len(), 1);
     publishing.drain.cancel();
     publishing.task.await.unwrap();
 }

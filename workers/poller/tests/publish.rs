@@ -59,6 +59,9 @@ enum Act {
     Refuse,
     RefuseAtOnce,
     QueueFull,
+    NotNow,
+    /// The producer is made anew: everything it has said nothing about comes back, and this is not taken.
+    Replaced,
 }
 
 #[derive(Default)]
@@ -121,6 +124,15 @@ impl Producer for Scripted {
             let act = script.acts.get_mut(&message.token).and_then(VecDeque::pop_front);
             let outcome = match act.unwrap_or(Act::Store) {
                 Act::QueueFull => return Err(SendError::QueueFull),
+                Act::NotNow => return Err(SendError::NotNow("the topic is not there".to_owned())),
+                Act::Replaced => {
+                    for mut delivery in std::mem::take(&mut script.unanswered) {
+                        script.stored.retain(|seq| *seq != delivery.token);
+                        delivery.outcome = Outcome::Again("given up".to_owned());
+                        let _ = self.deliveries.send(delivery);
+                    }
+                    return Err(SendError::QueueFull);
+                }
                 Act::RefuseAtOnce => return Err(SendError::Refused("too large".to_owned())),
                 Act::Refuse => Outcome::Refused("not a record".to_owned()),
                 Act::Again => Outcome::Again("the leader moved".to_owned()),
@@ -231,6 +243,25 @@ async fn what_comes_back_is_sent_again_before_anything_later() {
 }
 
 #[tokio::test]
+async fn nothing_overtakes_what_a_producer_gives_back_or_does_not_take() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    fill(&spool, 1, 60);
+    let script = publish(
+        &spool,
+        |producer| {
+            producer.act(10, &[Act::Replaced, Act::Replaced, Act::NotNow, Act::Store]);
+            producer.act(33, &[Act::NotNow, Act::Replaced]);
+        },
+        usize::MAX,
+    )
+    .await;
+    let script = script.lock().unwrap();
+    assert_eq!(script.stored, (1..=60).collect::<Vec<_>>());
+    assert!(script.taken.iter().filter(|(seq, _)| *seq == 5).count() >= 2);
+}
+
+#[tokio::test]
 async fn what_is_refused_for_good_is_set_aside_and_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let spool = spool(&dir);
@@ -296,7 +327,6 @@ async fn a_broker_in_the_process_gets_every_record() {
     let spool = spool(&dir);
     fill(&spool, 3, 100);
     let broker = MemoryBroker::new(2);
-    let mut source = broker.source(&["meters".to_owned()]);
     let (sender, deliveries) = mpsc::unbounded_channel();
     let trouble = Trouble::default();
     let producer = broker.producer("meters", sender);
@@ -311,6 +341,8 @@ async fn a_broker_in_the_process_gets_every_record() {
     .run(CancellationToken::new())
     .await_until(|| spool.lock().stats().pending == 0)
     .await;
+    // Only now: a consumer that stores nothing would keep the publisher waiting.
+    let mut source = broker.source(&["meters".to_owned()]);
     let mut seqs = Vec::new();
     while seqs.len() < 300 {
         match source.next().await {

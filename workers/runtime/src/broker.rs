@@ -44,9 +44,13 @@ pub struct Outgoing {
 /// Why a message was not taken.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
 pub enum SendError {
-    /// The queue is full: wait for deliveries and send it again.
+    /// The queue is full: hear what deliveries there are, wait, and send it again before anything later.
     #[error("the producer's queue is full")]
     QueueFull,
+    /// It cannot be taken for a reason that passes: send nothing now, and this message first when sending
+    /// again.
+    #[error("the broker does not take it now: {0}")]
+    NotNow(String),
     /// This message can never be published, as one that is larger than the broker allows.
     #[error("the broker refuses it: {0}")]
     Refused(String),
