@@ -234,8 +234,11 @@ pub struct Buffer {
     #[serde(default = "default_max_bytes")]
     #[schemars(range(min = 1_048_576, max = 1_099_511_627_776_i64))]
     pub max_bytes: i64,
-    /// How often the spool is synced to disk: what a power loss may take.
+    /// How often the spool is synced to disk: what a power loss may take. Records are published once they are
+    /// synced, so this is also how late they may be.
     #[serde(default = "default_sync_interval")]
+    #[x_kube(validation = Rule::new(AT_MOST_A_MINUTE)
+        .message("the sync interval is at most 1m, since records are published once they are synced: write a shorter one"))]
     pub sync_interval: Duration,
 }
 
