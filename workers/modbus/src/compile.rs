@@ -151,6 +151,11 @@ fn sentinel(invalid: &Invalid) -> Result<Sentinel, String> {
         .map(hexadecimal)
         .transpose()?
         .unwrap_or(all);
+    if mask == 0 {
+        return Err(
+            "the mask is 0, so every value of this type would be invalid; set the bits to compare".to_owned(),
+        );
+    }
     if value & !mask != 0 {
         return Err(format!(
             "the value {:#x} has bits outside its mask {mask:#x}, so it never matches",

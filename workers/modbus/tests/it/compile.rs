@@ -190,6 +190,10 @@ fn sentinels_must_be_able_to_match() {
             with(ValueType::U32, "0x7FFF0001", Some("0xFFFF0000")),
             "has bits outside its mask",
         ),
+        (
+            with(ValueType::U16, "0x0", Some("0x0000")),
+            "the mask is 0, so every value",
+        ),
         (with(ValueType::Bool, "0x1", None), "a bool has no raw value"),
     ] {
         let problems = problems(&map, &[]);
