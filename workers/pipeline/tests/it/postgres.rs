@@ -101,6 +101,43 @@ async fn a_zombie_is_refused_and_a_lost_answer_is_no_second_storing() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs PostgreSQL"]
+async fn a_batch_of_which_every_row_is_refused_is_done_with() {
+    let db = Database::new().await;
+    let config = db.config("t", None);
+    let mut sink = db.sink(&config);
+    sink.claim(&place("t")).await.unwrap();
+    sink.store(&batch(1, None, 0..1)).await.unwrap();
+    let table = db.table();
+    db.client
+        .batch_execute(&format!(
+            "DELETE FROM {table}; ALTER TABLE {table} ADD COLUMN operator text NOT NULL"
+        ))
+        .await
+        .unwrap();
+    let stored = sink.store(&batch(1, Some(1), 1..10_001)).await.unwrap();
+    assert_eq!((stored.rows, stored.dead_letters), (0, 10_000));
+    let letters = db
+        .text(&format!(
+            "SELECT count(DISTINCT message_offset), min(sqlstate), max(sqlstate), min(column_name) \
+             FROM corrente.dead_letters WHERE pipeline = 'test/{}'",
+            db.pipeline
+        ))
+        .await;
+    assert_eq!(letters, "10000|23502|23502|operator");
+    // The next batch finds a connection without a trace of it.
+    db.client
+        .batch_execute(&format!(
+            "ALTER TABLE {table} ALTER COLUMN operator DROP NOT NULL"
+        ))
+        .await
+        .unwrap();
+    let next = sink.store(&batch(1, Some(10_001), 10_001..10_101)).await.unwrap();
+    assert_eq!((next.rows, next.dead_letters), (100, 0));
+    db.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
 async fn columns_have_the_types_that_were_declared_and_hold_every_value() {
     let db = Database::new().await;
     let mut config = db.config(

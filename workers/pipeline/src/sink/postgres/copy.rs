@@ -1,61 +1,74 @@
-//! The COPY of a batch, and the search for the rows that the database refuses.
+//! The COPY of a batch: `search` says which rows to try, and this tries them.
 //!
-//! The first COPY takes all rows, under a savepoint. Where the database refuses one, its error usually
-//! names the line. Then the rows before it, the row itself, and the rows after it are copied, each under
-//! a savepoint again: what is refused alone is the row that is set aside, and a line that was named
-//! wrongly harms nobody. Where no line is named, the rows are halved.
+//! Each try is under a savepoint, which is released whatever came of it: savepoints that are only rolled
+//! back to would nest, and each would make the next one dearer.
 
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use futures::SinkExt as _;
-use tokio_postgres::{Error, Transaction, error::DbError};
+use tokio::sync::Notify;
+use tokio_postgres::{Error, Statement, Transaction, error::DbError};
 
 use super::{
     encode::{HEADER, TRAILER},
     rows::Encoded,
+    search::Search,
 };
 use crate::{batch::Refusal, sink::columns::quote};
 
 /// Bytes in one message of a COPY.
 const CHUNK: usize = 256 * 1024;
 
-/// Copies the rows; gives the refused ones, by their place in [`Encoded::rows`].
+/// Copies the rows; gives the refused ones, by their place in [`Encoded::rows`]. Tells `answered` whenever
+/// the database did something.
 pub async fn copy(
-    transaction: &mut Transaction<'_>,
+    transaction: &Transaction<'_>,
     table: &str,
     encoded: &Encoded,
+    answered: &Notify,
 ) -> Result<Vec<(usize, Refusal)>, Error> {
+    let mut refused = vec![];
+    let mut search = Search::new(encoded.rows.len());
+    if search.range().is_none() {
+        return Ok(refused);
+    }
     let columns: Vec<String> = encoded.columns.iter().map(|name| quote(name)).collect();
     let statement = format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", columns.join(", "));
-    let mut refused = vec![];
-    // The end of the vector is next.
-    let mut ranges: Vec<_> = std::iter::once(0..encoded.rows.len()).collect();
-    while let Some(range) = ranges.pop() {
-        if range.is_empty() {
-            continue;
-        }
-        let savepoint = transaction.savepoint("rows").await?;
-        let Err(error) = copy_range(&savepoint, &statement, encoded, range.clone()).await else {
-            savepoint.commit().await?;
-            continue;
+    let statement = transaction.prepare(&statement).await?;
+    transaction.batch_execute("SAVEPOINT rows").await?;
+    while let Some(range) = search.range() {
+        let end = match copy_range(transaction, &statement, encoded, range).await {
+            Ok(()) => {
+                search.stored();
+                "RELEASE SAVEPOINT rows"
+            }
+            Err(error) => {
+                let Some(refusal) = error.as_db_error().filter(|error| is_refusal(error)) else {
+                    return Err(error);
+                };
+                if let Some(row) = search.refused(refusal.where_().and_then(line)) {
+                    refused.push((row, describe(refusal)));
+                }
+                "ROLLBACK TO SAVEPOINT rows; RELEASE SAVEPOINT rows"
+            }
         };
-        let Some(refusal) = error.as_db_error().filter(|error| is_refusal(error)) else {
-            return Err(error);
-        };
-        savepoint.rollback().await?;
-        if range.len() == 1 {
-            refused.push((range.start, describe(refusal)));
+        // In one round trip with the next savepoint, for there may be thousands.
+        if search.range().is_some() {
+            transaction
+                .batch_execute(&format!("{end}; SAVEPOINT rows"))
+                .await?;
         } else {
-            ranges.extend(split(range, refusal.where_().and_then(line)).into_iter().rev());
+            transaction.batch_execute(end).await?;
         }
+        answered.notify_one();
     }
     Ok(refused)
 }
 
 async fn copy_range(
     transaction: &Transaction<'_>,
-    statement: &str,
+    statement: &Statement,
     encoded: &Encoded,
     range: Range<usize>,
 ) -> Result<(), Error> {
@@ -80,21 +93,6 @@ async fn copy_range(
     sink.send(Bytes::from_static(TRAILER)).await?;
     sink.finish().await?;
     Ok(())
-}
-
-/// The parts to copy next, in their order, where line `line` (from 1) of `range` was refused. Each is
-/// smaller than `range`, which has at least two rows, and together they are `range`.
-fn split(range: Range<usize>, line: Option<usize>) -> Vec<Range<usize>> {
-    match line.filter(|line| (1..=range.len()).contains(line)) {
-        Some(line) => {
-            let row = range.start + line - 1;
-            vec![range.start..row, row..row + 1, row + 1..range.end]
-        }
-        None => {
-            let middle = range.start + range.len() / 2;
-            vec![range.start..middle, middle..range.end]
-        }
-    }
 }
 
 /// Whether an error of a COPY is about its rows, and not about the database or the table. These are data
@@ -148,10 +146,6 @@ fn column(context: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -170,43 +164,6 @@ mod tests {
             ("PL/pgSQL function f() line 4 at RAISE", (None, None)),
         ] {
             assert_eq!((line(context), column(context)), expected, "{context}");
-        }
-    }
-
-    proptest! {
-        /// A database that refuses some rows and names the right line, a wrong one, or none.
-        #[test]
-        fn exactly_the_refused_rows_are_found(
-            count in 1usize..200,
-            bad in prop::collection::btree_set(0usize..200, 0..20),
-            named in prop::collection::vec(0u8..3, 1..50),
-        ) {
-            let bad: BTreeSet<usize> = bad.into_iter().filter(|row| *row < count).collect();
-            let (mut stored, mut refused) = (vec![], BTreeSet::new());
-            let mut ranges: Vec<_> = std::iter::once(0..count).collect();
-            let mut answers = named.into_iter().cycle();
-            while let Some(range) = ranges.pop() {
-                let Some(first) = bad.range(range.clone()).next() else {
-                    stored.extend(range);
-                    continue;
-                };
-                if range.len() == 1 {
-                    prop_assert!(refused.insert(range.start));
-                    continue;
-                }
-                let line = match answers.next() {
-                    Some(0) => Some(first - range.start + 1),
-                    Some(1) => Some(range.len()),
-                    _ => None,
-                };
-                let parts = split(range.clone(), line);
-                prop_assert!(parts.iter().all(|part| part.len() < range.len()));
-                ranges.extend(parts.into_iter().rev());
-            }
-            prop_assert_eq!(&refused, &bad);
-            prop_assert!(stored.iter().all(|row| !bad.contains(row)));
-            prop_assert!(stored.is_sorted());
-            prop_assert_eq!(stored.len() + refused.len(), count);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One transaction per batch:
 //! 1. `ledger`: the partition's row is locked; epoch and offset must be ours;
-//! 2. `copy`: the rows, which `rows` and `encode` made into the bytes of a binary COPY;
+//! 2. `copy`: the rows, which `rows` and `encode` made into the bytes of a binary COPY; where the database
+//!    refuses some, `search` finds them;
 //! 3. `ledger`: dead letters, the streams' marks, and the offset;
 //! 4. commit.
 //!
@@ -13,6 +14,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use corrente_config::{PipelineConfig, pipeline::SinkConfig};
+use tokio::sync::Notify;
 use tokio_postgres::{Client, Error};
 
 use self::{
@@ -32,11 +34,12 @@ mod encode;
 mod layout;
 mod ledger;
 mod rows;
+mod search;
 mod session;
 mod table;
 
-/// The longest that one job may take; the connection is given up then.
-const JOB: Duration = Duration::from_secs(120);
+/// The longest that a job may go on without a sign of progress; the connection is given up then.
+const ANSWER: Duration = Duration::from_secs(120);
 /// How often a batch is encoded anew because somebody altered the table meanwhile.
 const ENCODINGS: usize = 5;
 
@@ -99,7 +102,12 @@ impl PostgresSink {
     }
 
     /// Stores a batch; the session is ours to drop where that fails.
-    async fn store_in(&mut self, session: &mut Session, batch: &Batch) -> Result<Stored, SinkError> {
+    async fn store_in(
+        &mut self,
+        session: &mut Session,
+        batch: &Batch,
+        answered: &Notify,
+    ) -> Result<Stored, SinkError> {
         for _ in 0..ENCODINGS {
             let missing = self.table.missing(&session.layout, &batch.rows);
             if !missing.is_empty() {
@@ -110,7 +118,7 @@ impl PostgresSink {
                     .map_err(SinkError::Retry)?;
             }
             let encoded = encode_rows(&session.layout, &batch.rows);
-            if let Some(stored) = self.transact(session, batch, encoded).await? {
+            if let Some(stored) = self.transact(session, batch, encoded, answered).await? {
                 return Ok(stored);
             }
             let read = Layout::read(&session.client, &self.table.schema, &self.table.name).await;
@@ -131,9 +139,10 @@ impl PostgresSink {
         session: &mut Session,
         batch: &Batch,
         encoded: Encoded,
+        answered: &Notify,
     ) -> Result<Option<Stored>, SinkError> {
         let failed = failed("store a batch");
-        let mut transaction = session.client.transaction().await.map_err(&failed)?;
+        let transaction = session.client.transaction().await.map_err(&failed)?;
         match ledger::fence(&transaction, &self.pipeline, batch)
             .await
             .map_err(&failed)?
@@ -165,7 +174,7 @@ impl PostgresSink {
             if now.map_err(&failed)?.stamp != session.layout.stamp {
                 return Ok(None);
             }
-            let refused = copy::copy(&mut transaction, &self.table.quoted(), &encoded)
+            let refused = copy::copy(&transaction, &self.table.quoted(), &encoded, answered)
                 .await
                 .map_err(&failed)?;
             rows -= refused.len();
@@ -221,25 +230,39 @@ fn failed(what: &str) -> impl Fn(Error) -> SinkError {
     move |error| SinkError::Retry(format!("failed to {what}: {}", describe(&error)))
 }
 
-/// Bounds a job, so that a server that stands still is left.
-async fn bounded<T>(job: impl Future<Output = Result<T, SinkError>>) -> Result<T, SinkError> {
-    tokio::time::timeout(JOB, job).await.unwrap_or_else(|_| {
-        Err(SinkError::Retry(format!(
-            "the database has not answered for {} s",
-            JOB.as_secs()
-        )))
-    })
+/// Bounds a job by `limit`, so that a server that stands still is left. Each sign on `answered` gives it as
+/// long again: a batch of which the database refuses many rows is long, but it comes to its end.
+async fn bounded<T>(
+    limit: Duration,
+    answered: &Notify,
+    job: impl Future<Output = Result<T, SinkError>>,
+) -> Result<T, SinkError> {
+    tokio::pin!(job);
+    loop {
+        tokio::select! {
+            // What was done in time counts, however late it is looked at.
+            biased;
+            outcome = &mut job => return outcome,
+            () = answered.notified() => {}
+            () = tokio::time::sleep(limit) => {
+                return Err(SinkError::Retry(format!(
+                    "the database has not answered for {} s",
+                    limit.as_secs()
+                )));
+            }
+        }
+    }
 }
 
 impl Sink for PostgresSink {
     async fn open(&mut self) -> Result<(), SinkError> {
-        let session = bounded(self.session()).await?;
+        let session = bounded(ANSWER, &Notify::new(), self.session()).await?;
         self.session = Some(session);
         Ok(())
     }
 
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
-        bounded(async {
+        bounded(ANSWER, &Notify::new(), async {
             let mut session = self.session().await?;
             let claimed = ledger::claim(&mut session.client, &self.pipeline, place).await;
             let claimed = claimed.map_err(failed("claim a partition"))?;
@@ -250,12 +273,33 @@ impl Sink for PostgresSink {
     }
 
     async fn store(&mut self, batch: &Batch) -> Result<Stored, SinkError> {
-        bounded(async {
+        let answered = Notify::new();
+        bounded(ANSWER, &answered, async {
             let mut session = self.session().await?;
-            let stored = self.store_in(&mut session, batch).await?;
+            let stored = self.store_in(&mut session, batch, &answered).await?;
             self.session = Some(session);
             Ok(stored)
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_may_be_long_but_not_stand_still() {
+        let (limit, answered) = (Duration::from_millis(30), Notify::new());
+        let long = bounded(limit, &answered, async {
+            for _ in 0..5 {
+                tokio::time::sleep(limit * 2 / 3).await;
+                answered.notify_one();
+            }
+            Ok(())
+        });
+        assert!(long.await.is_ok());
+        let hung: Result<(), _> = bounded(limit, &answered, std::future::pending()).await;
+        assert!(matches!(hung, Err(SinkError::Retry(why)) if why.contains("has not answered")));
     }
 }
