@@ -141,6 +141,15 @@ impl Partition {
         }
     }
 
+    /// Whether the log from `low` up to `high` has what comes before the next message to read, although
+    /// the start was said not to be in it. The log was shorter then: it may be another one, which has grown
+    /// meanwhile. To go on would skip its first messages, so the claim is to be made anew, which compares.
+    #[must_use]
+    pub fn is_inside(&self, low: i64, high: i64) -> bool {
+        matches!(self.phase, Phase::Checking(_) | Phase::Reading)
+            && self.read.is_some_and(|next| low < next && next <= high)
+    }
+
     /// The start, or where reading had come to, is not in the log from `low` up to `high`. Gives where to
     /// go on, and how many messages are lost; `None` where the partition stopped.
     pub fn out_of_range(&mut self, low: i64, high: i64) -> Option<(Start, u64)> {
@@ -325,6 +334,25 @@ mod tests {
         let (mut partition, _) = claimed(5, &message(4));
         assert_eq!(partition.out_of_range(0, 2), None);
         assert!(matches!(partition.phase, Phase::Stopped(_)));
+    }
+
+    #[test]
+    fn a_log_that_has_grown_to_the_start_is_compared_again() {
+        let (mut partition, _) = claimed(5, &message(4));
+        for (low, high, inside) in [
+            (0, 4, false),
+            (0, 5, true),
+            (4, 9, true),
+            (5, 9, false),
+            (6, 9, false),
+        ] {
+            assert_eq!(partition.is_inside(low, high), inside, "{low}..{high}");
+        }
+        partition.messages((4..7).map(message).collect(), Instant::now());
+        assert!(!partition.is_inside(0, 6), "7 is next");
+        assert!(partition.is_inside(0, 7));
+        partition.phase = Phase::Stopped("because".into());
+        assert!(!partition.is_inside(0, 7));
     }
 
     #[test]

@@ -167,6 +167,10 @@ impl<S: Source> Worker<S> {
             return;
         };
         match watermarks {
+            Ok((low, high)) if partition.is_inside(low, high) => {
+                let (place, earlier) = (partition.place.clone(), partition.reason().map(str::to_owned));
+                self.claim(place, earlier);
+            }
             Ok((low, high)) => {
                 if let Some((start, gap)) = partition.out_of_range(low, high) {
                     if gap > 0 {

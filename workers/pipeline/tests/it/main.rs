@@ -12,6 +12,7 @@ mod kafka;
 mod mock;
 mod postgres;
 mod refused;
+mod remade;
 mod sqlite;
 mod support;
 mod topic;
