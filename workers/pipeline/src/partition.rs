@@ -150,6 +150,12 @@ impl Partition {
             && self.read.is_some_and(|next| low < next && next <= high)
     }
 
+    /// The sink refused the batch that was with it, for `reason`, and is done with it.
+    pub fn fenced(&mut self, reason: String) {
+        self.in_flight = false;
+        self.phase = Phase::Stopped(reason);
+    }
+
     /// The start, or where reading had come to, is not in the log from `low` up to `high`. Gives where to
     /// go on, and how many messages are lost; `None` where the partition stopped.
     pub fn out_of_range(&mut self, low: i64, high: i64) -> Option<(Start, u64)> {
@@ -353,6 +359,17 @@ mod tests {
         assert!(partition.is_inside(0, 7));
         partition.phase = Phase::Stopped("because".into());
         assert!(!partition.is_inside(0, 7));
+    }
+
+    #[test]
+    fn nothing_is_with_the_sink_after_a_refusal() {
+        let (mut partition, _) = claimed(1, &message(0));
+        partition.messages((0..4).map(message).collect(), Instant::now());
+        assert!(partition.next_batch(&BOUNDS, Instant::now(), false).is_some());
+        partition.fenced("another's".into());
+        assert!(!partition.in_flight);
+        assert_eq!(partition.reason(), Some("another's"));
+        assert_eq!(partition.next_batch(&BOUNDS, Instant::now(), true), None);
     }
 
     #[test]

@@ -241,7 +241,7 @@ impl<S: Source> Worker<S> {
                 let place = place.partition;
                 if let Some(partition) = self.partitions.get_mut(&place).filter(|p| p.claim == claim) {
                     tracing::warn!(partition = %place, reason, "refused; the partition is claimed again");
-                    partition.phase = Phase::Stopped(reason);
+                    partition.fenced(reason);
                     self.again.insert(place.clone(), Instant::now() + FENCED);
                     self.after_reading(&place);
                     self.publish();
