@@ -1,8 +1,12 @@
 //! A broker within the process, for the whole chain in one program and for tests.
 //!
-//! It keeps what some consumer has not stored yet, in memory, and nothing else: it is no store. Each
-//! consumer gets every partition of its topics. A bound on waiting messages refuses more, as a full
-//! producer queue does.
+//! It keeps what some consumer has not stored yet, in memory, and nothing else: it is no store, and what is
+//! in it is gone with the process. So a producer is told that a message is stored only once every consumer
+//! of its topic has stored it; until then the message is still the producer's to keep. Where a topic has no
+//! consumer there is nothing to wait for, and the producer is told at once.
+//!
+//! Each consumer gets every partition of its topics. A bound on waiting messages refuses more, as a full
+//! producer queue does, until the consumers have caught up.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,15 +39,59 @@ struct Shared {
     cluster: Arc<str>,
     topics: Mutex<BTreeMap<TopicPartition, Log>>,
     sources: AtomicUsize,
+    /// There is something to read that was not there before.
     changed: Notify,
+    /// Producers were told of messages that are stored.
+    told: Notify,
 }
 
 #[derive(Default)]
 struct Log {
     first: i64,
-    messages: VecDeque<Incoming>,
+    messages: VecDeque<Kept>,
     /// How far each consumer is: its number and the next offset it has not stored.
     stored: BTreeMap<usize, i64>,
+}
+
+struct Kept {
+    message: Incoming,
+    /// The token of the message and whom to tell, until it is stored.
+    untold: Option<(u64, DeliverySender)>,
+}
+
+impl Log {
+    fn next(&self) -> i64 {
+        self.first + self.messages.len() as i64
+    }
+
+    /// Notes that a consumer needs nothing below `next` any more, tells the producers what no consumer
+    /// needs, and forgets it.
+    fn stored(&mut self, consumer: usize, next: i64) {
+        self.stored.insert(consumer, next);
+        let slowest = self.stored.values().copied().min().unwrap_or(next);
+        for kept in &mut self.messages {
+            if kept.message.offset >= slowest {
+                break;
+            }
+            if let Some((token, deliveries)) = kept.untold.take() {
+                tell(token, &deliveries);
+            }
+        }
+        // The last stored message stays: whoever starts again may want to compare it.
+        while self.first + 1 < slowest && self.messages.len() > 1 {
+            self.messages.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+/// Says that a message is stored.
+fn tell(token: u64, deliveries: &DeliverySender) {
+    // Nobody listens any more only while the producer's side ends.
+    let _ = deliveries.send(Delivery {
+        token,
+        outcome: Outcome::Stored,
+    });
 }
 
 impl MemoryBroker {
@@ -58,6 +106,7 @@ impl MemoryBroker {
                 topics: Mutex::default(),
                 sources: AtomicUsize::new(0),
                 changed: Notify::new(),
+                told: Notify::new(),
             }),
         }
     }
@@ -137,23 +186,55 @@ impl Producer for MemoryProducer {
             if log.messages.len() >= WAITING {
                 return Err(SendError::QueueFull);
             }
-            log.messages.push_back(Incoming {
-                offset: log.first + log.messages.len() as i64,
-                timestamp: None,
-                key: Some(message.key.to_vec()),
-                payload: Some(message.payload.to_vec()),
+            let untold = if log.stored.is_empty() {
+                tell(message.token, &self.deliveries);
+                None
+            } else {
+                Some((message.token, self.deliveries.clone()))
+            };
+            log.messages.push_back(Kept {
+                message: Incoming {
+                    offset: log.next(),
+                    timestamp: None,
+                    key: Some(message.key.to_vec()),
+                    payload: Some(message.payload.to_vec()),
+                },
+                untold,
             });
         }
         self.broker.shared.changed.notify_waiters();
-        // Nobody listens any more only while the process ends.
-        let _ = self.deliveries.send(Delivery {
-            token: message.token,
-            outcome: Outcome::Stored,
-        });
         Ok(())
     }
 
-    async fn flush(&self, _: Duration) {}
+    async fn flush(&self, timeout: Duration) {
+        let all_told = async {
+            loop {
+                // Registered before looking, so that what is stored between the look and the wait is not missed.
+                let told = self.broker.shared.told.notified();
+                tokio::pin!(told);
+                told.as_mut().enable();
+                if !self.waits() {
+                    return;
+                }
+                told.await;
+            }
+        };
+        // What is not stored in time stays with the producer's side.
+        let _ = tokio::time::timeout(timeout, all_told).await;
+    }
+}
+
+impl MemoryProducer {
+    /// Whether a message of this producer is not stored yet.
+    fn waits(&self) -> bool {
+        self.broker
+            .lock()
+            .iter()
+            .filter(|(place, _)| place.topic == self.topic)
+            .flat_map(|(_, log)| &log.messages)
+            .filter_map(|kept| kept.untold.as_ref())
+            .any(|(_, deliveries)| deliveries.same_channel(&self.deliveries))
+    }
 }
 
 /// A consumer of [`MemoryBroker`].
@@ -180,7 +261,8 @@ impl MemorySource {
                 continue;
             };
             let skip = usize::try_from(reading.next - log.first).unwrap_or(0);
-            let messages: Vec<_> = log.messages.iter().skip(skip).take(1000).cloned().collect();
+            let waiting = log.messages.iter().skip(skip).take(1000);
+            let messages: Vec<_> = waiting.map(|kept| kept.message.clone()).collect();
             if let Some(last) = messages.last() {
                 reading.next = last.offset + 1;
                 return Some(SourceEvent::Messages(place.clone(), messages));
@@ -211,14 +293,21 @@ impl Source for MemorySource {
 
     fn start(&mut self, starts: Vec<(TopicPartition, Start)>) {
         for (place, start) in starts {
-            let first = self.broker.lock().get(&place).map_or(0, |log| log.first);
+            let mut topics = self.broker.lock();
+            let log = topics.entry(place.clone()).or_default();
             let next = match start {
-                Start::Beginning => first,
-                Start::Offset(offset) => offset.max(first),
+                Start::Beginning => log.first,
+                Start::Offset(offset) => {
+                    // Where the sink says to start, everything before is stored, whoever stored it.
+                    log.stored(self.number, offset);
+                    offset.max(log.first)
+                }
             };
+            drop(topics);
             self.reading.insert(place, Reading { next, paused: false });
         }
         self.broker.shared.changed.notify_waiters();
+        self.broker.shared.told.notify_waiters();
     }
 
     fn pause(&mut self, partition: &TopicPartition, paused: bool) {
@@ -231,111 +320,20 @@ impl Source for MemorySource {
         let topics = self.broker.lock();
         Ok(topics
             .get(partition)
-            .map_or((0, 0), |log| (log.first, log.first + log.messages.len() as i64)))
+            .map_or((0, 0), |log| (log.first, log.next())))
     }
 
     fn commit(&mut self, next_offsets: Vec<(TopicPartition, i64)>) {
         let mut topics = self.broker.lock();
         for (place, next) in next_offsets {
             if let Some(log) = topics.get_mut(&place) {
-                log.stored.insert(self.number, next);
-                let slowest = log.stored.values().copied().min().unwrap_or(next);
-                // The last stored message stays: whoever starts again may want to compare it.
-                while log.first + 1 < slowest && log.messages.len() > 1 {
-                    log.messages.pop_front();
-                    log.first += 1;
-                }
+                log.stored(self.number, next);
             }
         }
+        drop(topics);
+        self.broker.shared.told.notify_waiters();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::sync::mpsc;
-
-    use super::*;
-
-    fn message(partition: i32, token: u64) -> Outgoing {
-        Outgoing {
-            key: (*b"m").into(),
-            payload: token.to_string().into_bytes().into(),
-            partition,
-            token,
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_sent_is_read_in_order_and_from_where_asked() {
-        let broker = MemoryBroker::new(2);
-        let (sender, mut deliveries) = mpsc::unbounded_channel();
-        let producer = broker.producer("t", sender);
-        for token in 0..5 {
-            producer.send(message(1, token)).unwrap();
-        }
-        assert!(matches!(producer.send(message(2, 9)), Err(SendError::Refused(_))));
-        for token in 0..5 {
-            assert_eq!(
-                deliveries.recv().await,
-                Some(Delivery {
-                    token,
-                    outcome: Outcome::Stored
-                })
-            );
-        }
-        let mut source = broker.source(&["t".to_owned()]);
-        let SourceEvent::Assigned(all) = source.next().await else {
-            panic!("not assigned")
-        };
-        assert_eq!(all.len(), 2);
-        source.start(vec![
-            (all[0].clone(), Start::Beginning),
-            (all[1].clone(), Start::Offset(3)),
-        ]);
-        let SourceEvent::Messages(place, messages) = source.next().await else {
-            panic!("no messages")
-        };
-        assert_eq!(place, all[1]);
-        assert_eq!(messages.iter().map(|m| m.offset).collect::<Vec<_>>(), [3, 4]);
-        source.commit(vec![(all[1].clone(), 5)]);
-        assert_eq!(source.watermarks(&all[1]).await, Ok((4, 5)));
-    }
-
-    #[tokio::test]
-    async fn what_one_consumer_stored_stays_for_the_other() {
-        let broker = MemoryBroker::new(1);
-        let topics = ["t".to_owned()];
-        let (mut fast, mut slow) = (broker.source(&topics), broker.source(&topics));
-        let (sender, _deliveries) = mpsc::unbounded_channel();
-        let producer = broker.producer("t", sender);
-        for token in 0..3 {
-            producer.send(message(0, token)).unwrap();
-        }
-        let SourceEvent::Assigned(all) = fast.next().await else {
-            panic!("not assigned")
-        };
-        fast.commit(vec![(all[0].clone(), 3)]);
-        let SourceEvent::Assigned(all) = slow.next().await else {
-            panic!("not assigned")
-        };
-        slow.start(vec![(all[0].clone(), Start::Beginning)]);
-        let SourceEvent::Messages(_, messages) = slow.next().await else {
-            panic!("no messages")
-        };
-        assert_eq!(messages.len(), 3);
-    }
-
-    #[tokio::test]
-    async fn a_waiting_reader_is_woken() {
-        let broker = MemoryBroker::new(1);
-        let mut source = broker.source(&["t".to_owned()]);
-        let SourceEvent::Assigned(all) = source.next().await else {
-            panic!("not assigned")
-        };
-        source.start(vec![(all[0].clone(), Start::Beginning)]);
-        let reader = tokio::spawn(async move { source.next().await });
-        let (sender, _deliveries) = mpsc::unbounded_channel();
-        broker.producer("t", sender).send(message(0, 1)).unwrap();
-        assert!(matches!(reader.await.unwrap(), SourceEvent::Messages(_, messages) if messages.len() == 1));
-    }
-}
+mod tests;
