@@ -1,29 +1,39 @@
 //! The chain of `corrente local`: pollers, a broker in memory, pipelines into SQLite.
+//!
+//! 1. It starts the pipelines, then the pollers, with one broker for each cluster of the manifests.
+//! 2. A record leaves its poller's spool once every pipeline of its topic has stored it, so what the process
+//!    had not stored when it ended, in whatever way, is in the spools and is sent by the next run.
+//! 3. At the end the pollers drain their spools while the pipelines go on storing; then the pipelines end.
+//!    What is still in the spools *waits*. *Lost* is what no run can bring any more.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use corrente_config::{PipelineConfig, PollerConfig, pipeline::SinkConfig, poller::MapKey};
-use corrente_crds::{common::KafkaCluster, pipeline::Batch};
+use corrente_config::poller::MapKey;
+use corrente_crds::common::KafkaCluster;
 use corrente_pipeline::{PipelineState, sink::sqlite::SqliteSink};
-use corrente_poller::PollerState;
+use corrente_poller::{
+    PollerState,
+    spool::{Limits, Spool},
+};
 use corrente_record::{Quality, Reading};
-use corrente_runtime::memory::MemoryBroker;
-use tokio::{task::JoinSet, time::Instant};
+use corrente_runtime::{http::Probe as _, memory::MemoryBroker};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::display::{Figures, Picture};
+use super::{
+    display::Picture,
+    figures::{Figures, Gone},
+    pipelines::{self, Cluster},
+};
 use crate::site::Site;
 
 /// Partitions of a topic in memory; more than one, so that order holds per meter only, as on a cluster.
 const PARTITIONS: i32 = 4;
-/// How long the pipelines may take to store what is left at the end.
-const STORE: Duration = Duration::from_secs(10);
 
 /// The latest reading of each meter, shared with the pollers.
 pub struct Latest {
@@ -71,9 +81,29 @@ impl Latest {
     }
 }
 
+/// A poller, and what its spool had lost before this run.
+struct Poller {
+    state: Arc<PollerState>,
+    before: Gone,
+}
+
+impl Poller {
+    /// Records that no run can bring any more, since the start.
+    fn lost(&self) -> u64 {
+        let spool = self.state.report().spool;
+        let gone = Gone {
+            evicted: spool.evicted,
+            refused: spool.refused,
+            // It is no part of the report that the operator relies on.
+            damaged: self.state.status()["damaged"].as_u64().unwrap_or(0),
+        };
+        gone.since(self.before) + self.state.lost()
+    }
+}
+
 /// The running chain.
 pub struct Chain {
-    pollers: Vec<Arc<PollerState>>,
+    pollers: Vec<Poller>,
     pipelines: Vec<Arc<PipelineState>>,
     polling: JoinSet<Result<()>>,
     storing: JoinSet<Result<()>>,
@@ -86,7 +116,7 @@ impl Chain {
     /// Starts it all.
     ///
     /// # Errors
-    /// Where a pipeline has no table in SQLite.
+    /// Where a pipeline has no table in SQLite, or a spool cannot be used.
     pub fn start(site: Site, data: &Path, database: &Path, latest: Arc<Latest>) -> Result<Self> {
         let mut chain = Self {
             pollers: Vec::new(),
@@ -97,17 +127,15 @@ impl Chain {
             stop_storing: CancellationToken::new(),
             latest,
         };
-        let mut brokers: BTreeMap<Vec<String>, MemoryBroker> = BTreeMap::new();
+        let mut brokers: BTreeMap<Cluster, MemoryBroker> = BTreeMap::new();
         let mut broker = |cluster: &KafkaCluster| {
-            let mut name = cluster.bootstrap_servers.clone();
-            name.sort();
             brokers
-                .entry(name)
+                .entry(Cluster::of(cluster))
                 .or_insert_with(|| MemoryBroker::new(PARTITIONS))
                 .clone()
         };
-        // Consumers before producers: a topic in memory keeps only what somebody is to read.
-        for config in with_sinks(&site, database) {
+        // Consumers before producers: what is sent to a topic without a consumer counts as stored at once.
+        for config in pipelines::of(&site, database) {
             let source = broker(&config.kafka).source(&config.topics);
             let sink = SqliteSink::new(&config).context("the pipeline has no SQLite table")?;
             let state = Arc::new(PipelineState::default());
@@ -121,11 +149,15 @@ impl Chain {
             let spool = data
                 .join("spool")
                 .join(format!("{}.{}", config.namespace, config.name));
+            let before = gone(&spool)?;
             let latest = chain.latest.clone();
             let state = Arc::new(PollerState::new(Some(Arc::new(move |reading: &Reading| {
                 latest.take(reading)
             }))));
-            chain.pollers.push(state.clone());
+            chain.pollers.push(Poller {
+                state: state.clone(),
+                before,
+            });
             let (broker, stop) = (broker(&config.output.cluster), chain.stop_polling.clone());
             chain.polling.spawn(async move {
                 let topic = config.output.topic.clone();
@@ -150,96 +182,40 @@ impl Chain {
         Err(anyhow!("a worker ended by itself"))
     }
 
-    /// The figures so far. What is on its way is not lost.
+    /// The figures so far.
     pub fn figures(&self) -> Figures {
         let mut figures = Figures {
             failed: *self.latest.failed.lock().unwrap_or_else(PoisonError::into_inner),
             ..Figures::default()
         };
-        for report in self.pollers.iter().map(|state| state.report()) {
-            figures.polls += report.polls;
-            figures.skipped += report.skipped;
-            figures.records += report.spool.records;
-            figures.lost += report.spool.evicted + report.spool.refused;
+        for poller in &self.pollers {
+            figures.add_poller(&poller.state.report(), poller.lost());
         }
-        for report in self.pipelines.iter().map(|state| state.report()) {
-            figures.rows += report.rows;
-            figures.dead_lettered += report.dead_lettered;
-            figures.lost += report.gaps;
+        for state in &self.pipelines {
+            figures.add_pipeline(&state.report());
         }
         figures
     }
 
-    /// Ends the pollers, waits until the pipelines have stored what they published, and ends them too.
-    /// Whatever is then neither stored nor set aside is lost.
+    /// Ends the pollers, each of which waits a few seconds for the pipelines to store what is in its spool,
+    /// and then the pipelines.
     pub async fn end(mut self) -> Figures {
         self.stop_polling.cancel();
         while self.polling.join_next().await.is_some() {}
-        let deadline = Instant::now() + STORE;
-        let missing = |figures: &Figures| {
-            figures
-                .records
-                .saturating_sub(figures.rows + figures.dead_lettered + figures.lost)
-        };
-        while missing(&self.figures()) > 0 && Instant::now() < deadline && !self.storing.is_empty() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        // What they store from here on no spool hears of: it waits, and the sink knows it when it comes again.
         self.stop_storing.cancel();
         while self.storing.join_next().await.is_some() {}
-        let mut figures = self.figures();
-        figures.lost += missing(&figures);
-        figures
+        self.figures()
     }
 }
 
-/// The pipelines of the site with SQLite for a sink, and one more for topics that none of them reads.
-fn with_sinks(site: &Site, database: &Path) -> Vec<PipelineConfig> {
-    let sqlite = |table: &str| SinkConfig::Sqlite {
-        path: database.to_owned(),
-        table: table.to_owned(),
-    };
-    let mut pipelines: Vec<PipelineConfig> = Vec::new();
-    let mut read: BTreeSet<(Vec<String>, String)> = BTreeSet::new();
-    for config in &site.pipelines {
-        let table = match &config.sink {
-            SinkConfig::Postgres { table, .. } | SinkConfig::Sqlite { table, .. } => table.clone(),
-        };
-        read.extend(
-            config
-                .topics
-                .iter()
-                .map(|topic| (config.kafka.bootstrap_servers.clone(), topic.clone())),
-        );
-        let batch = Batch {
-            max_age: corrente_crds::Duration::from_millis(200),
-            ..config.batch
-        };
-        pipelines.push(PipelineConfig {
-            sink: sqlite(&table),
-            batch,
-            ..config.clone()
-        });
-    }
-    for PollerConfig {
-        namespace, output, ..
-    } in &site.pollers
-    {
-        if read.insert((output.cluster.bootstrap_servers.clone(), output.topic.clone())) {
-            let name = format!("local-{}", output.topic);
-            pipelines.push(PipelineConfig {
-                namespace: namespace.clone(),
-                group: name.clone(),
-                name,
-                kafka: output.cluster.clone(),
-                topics: vec![output.topic.clone()],
-                sink: sqlite("readings"),
-                columns: BTreeMap::new(),
-                batch: Batch {
-                    max_age: corrente_crds::Duration::from_millis(200),
-                    ..Batch::default()
-                },
-            });
-        }
-    }
-    pipelines
+/// What a spool had lost before this run.
+fn gone(dir: &Path) -> Result<Gone> {
+    // Opened for a moment, before its poller does; nothing is written to it, so that the bound does not matter.
+    let stats = Spool::open(dir, Limits::new(0))?.stats();
+    Ok(Gone {
+        evicted: stats.evicted,
+        refused: stats.refused,
+        damaged: stats.damaged,
+    })
 }

@@ -7,6 +7,9 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use corrente_record::{Quality, Reading, Value};
 
+use super::figures::Figures;
+use crate::site::count;
+
 /// What people look for first: the heading of a column, and the metrics that go into it, the best first.
 const COLUMNS: [(&str, &[&str]); 5] = [
     (
@@ -30,25 +33,6 @@ const COLUMNS: [(&str, &[&str]); 5] = [
         ],
     ),
 ];
-
-/// The figures of the chain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Polls done, failed ones included.
-    pub polls: u64,
-    /// Polls that read nothing.
-    pub failed: u64,
-    /// Slots that were due and could not be polled in time.
-    pub skipped: u64,
-    /// Records written to the spools.
-    pub records: u64,
-    /// Rows stored.
-    pub rows: u64,
-    /// Records set aside, with the reason, in the dead-letter table.
-    pub dead_lettered: u64,
-    /// Records that were made and are neither stored nor set aside, nor waiting.
-    pub lost: u64,
-}
 
 /// The last reading of each meter, and the units of its metrics.
 #[derive(Clone, Default)]
@@ -81,6 +65,8 @@ pub fn line(elapsed: Duration, figures: &Figures) -> String {
         rows,
         dead_lettered,
         lost,
+        // Some record is always on its way; it is worth a word at the end.
+        waiting: _,
     } = figures;
     let mut line = format!(
         "{:>4} s  polls {polls}, records {records}, rows {rows}, lost {lost}",
@@ -96,6 +82,27 @@ pub fn line(elapsed: Duration, figures: &Figures) -> String {
         }
     }
     line
+}
+
+/// What became of every record, at the end.
+#[must_use]
+pub fn summary(figures: &Figures) -> String {
+    let Figures {
+        polls, records, rows, ..
+    } = *figures;
+    let mut summary = format!(
+        "ended: {}, {}, {}, lost: {}",
+        count(polls as usize, "poll"),
+        count(records as usize, "record"),
+        count(rows as usize, "row"),
+        figures.lost,
+    );
+    for (number, word) in [(figures.waiting, "waiting"), (figures.dead_lettered, "set aside")] {
+        if number > 0 {
+            let _ = write!(summary, ", {word}: {number}");
+        }
+    }
+    summary
 }
 
 /// The latest reading of every meter, as a table that fits into the room.
@@ -309,7 +316,14 @@ mod tests {
             line(Duration::from_secs(7), &figures),
             "   7 s  polls 12, records 12, rows 11, lost 0"
         );
-        let figures = Figures { failed: 2, ..figures };
-        assert!(line(Duration::ZERO, &figures).ends_with(", failed polls 2"));
+        assert_eq!(summary(&figures), "ended: 12 polls, 12 records, 11 rows, lost: 0");
+        let figures = Figures {
+            failed: 2,
+            waiting: 1,
+            dead_lettered: 3,
+            ..figures
+        };
+        assert!(line(Duration::ZERO, &figures).ends_with(", failed polls 2, set aside 3"));
+        assert!(summary(&figures).ends_with(", lost: 0, waiting: 1, set aside: 3"));
     }
 }

@@ -5,10 +5,12 @@
 //! 2. Pipelines are started first, then pollers: the same code as in the pods, around a broker in memory and
 //!    a SQLite file instead of PostgreSQL. A topic that no pipeline reads gets one.
 //! 3. What comes is shown until the end; then the pollers end, the pipelines store what is left, and the
-//!    summary says what became of every record.
+//!    summary says what became of every record. What could not be stored waits in the spools for the next run.
 
 mod chain;
 mod display;
+mod figures;
+mod pipelines;
 
 use std::{
     io::{IsTerminal, Write},
@@ -27,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     chain::{Chain, Latest},
-    display::{Room, cut, line, table},
+    display::{Room, cut, line, summary, table},
 };
 use crate::site::{Site, count};
 
@@ -92,11 +94,8 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
     println!("{}", table(&latest.picture(), room()));
     println!("{}", line(began.elapsed(), &figures));
     println!(
-        "ended: {}, {}, {}, lost: {}; look at them with: sqlite3 {} 'select * from readings limit 5'",
-        count(figures.polls as usize, "poll"),
-        count(figures.records as usize, "record"),
-        count(figures.rows as usize, "row"),
-        figures.lost,
+        "{}; look at them with: sqlite3 {} 'select * from readings limit 5'",
+        summary(&figures),
         database.display(),
     );
     broken?;

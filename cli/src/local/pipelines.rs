@@ -1,0 +1,154 @@
+//! Which pipelines `corrente local` runs: those of the manifests, with SQLite for a sink, and one more for each
+//! topic that none of them reads.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use corrente_config::{PipelineConfig, PollerConfig, pipeline::SinkConfig};
+use corrente_crds::{Duration, common::KafkaCluster, pipeline::Batch};
+
+use crate::site::Site;
+
+/// Which cluster is meant, in whatever order its brokers are written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cluster(BTreeSet<String>);
+
+impl Cluster {
+    /// The cluster that a resource names.
+    pub fn of(named: &KafkaCluster) -> Self {
+        Self(named.bootstrap_servers.iter().cloned().collect())
+    }
+}
+
+/// The pipelines of a site, which store in the file `database`.
+pub fn of(site: &Site, database: &Path) -> Vec<PipelineConfig> {
+    let sqlite = |table: &str| SinkConfig::Sqlite {
+        path: database.to_owned(),
+        table: table.to_owned(),
+    };
+    let mut pipelines: Vec<PipelineConfig> = Vec::new();
+    let mut read: BTreeSet<(Cluster, String)> = BTreeSet::new();
+    for config in &site.pipelines {
+        let (SinkConfig::Postgres { table, .. } | SinkConfig::Sqlite { table, .. }) = &config.sink;
+        let topics = config.topics.iter().cloned();
+        read.extend(topics.map(|topic| (Cluster::of(&config.kafka), topic)));
+        pipelines.push(PipelineConfig {
+            sink: sqlite(table),
+            batch: soon(config.batch),
+            ..config.clone()
+        });
+    }
+    for PollerConfig {
+        namespace, output, ..
+    } in &site.pollers
+    {
+        if read.insert((Cluster::of(&output.cluster), output.topic.clone())) {
+            let name = format!("local-{}", output.topic);
+            pipelines.push(PipelineConfig {
+                namespace: namespace.clone(),
+                group: name.clone(),
+                name,
+                kafka: output.cluster.clone(),
+                topics: vec![output.topic.clone()],
+                sink: sqlite("readings"),
+                columns: BTreeMap::new(),
+                batch: soon(Batch::default()),
+            });
+        }
+    }
+    pipelines
+}
+
+/// The batches, made after a shorter time than on a cluster, since somebody watches.
+fn soon(batch: Batch) -> Batch {
+    Batch {
+        max_age: Duration::from_millis(200),
+        ..batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn poller(name: &str, brokers: &str, topic: &str) -> String {
+        format!(
+            "---
+apiVersion: corrente.dev/v1alpha1
+kind: MeterPoller
+metadata: {{name: {name}}}
+spec:
+  interval: 1s
+  endpoints:
+    - {{name: {name}, address: {name}, meters: [{{name: {name}, unitId: 1, profile: eastron-sdm120}}]}}
+  output: {{kafka: {{bootstrapServers: [{brokers}], topic: {topic}}}}}
+"
+        )
+    }
+
+    fn pipeline(name: &str, brokers: &str, topic: &str) -> String {
+        format!(
+            "---
+apiVersion: corrente.dev/v1alpha1
+kind: TelemetryPipeline
+metadata: {{name: {name}}}
+spec:
+  source: {{kafka: {{bootstrapServers: [{brokers}], topics: [{topic}]}}}}
+  sink: {{timescaledb: {{connectionSecret: {{name: s, key: k}}, table: history}}}}
+"
+        )
+    }
+
+    /// The topics that are read and the tables they go to.
+    fn read(manifests: &[String]) -> Vec<(String, String)> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("site.yaml"), manifests.concat()).unwrap();
+        let checked = Site::check(&[folder.path().to_owned()]);
+        assert_eq!(checked.problems, Vec::<String>::new());
+        of(&checked.site, Path::new("db"))
+            .into_iter()
+            .map(|config| match config.sink {
+                SinkConfig::Sqlite { table, .. } => (config.topics.join(","), table),
+                SinkConfig::Postgres { .. } => panic!("not stored here"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_topic_is_read_once_in_whatever_order_its_brokers_are_written() {
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            let owned = pairs
+                .iter()
+                .map(|(topic, table)| ((*topic).to_owned(), (*table).to_owned()));
+            owned.collect()
+        };
+        assert_eq!(
+            read(&[
+                pipeline("p", "\"a:1\", \"b:2\"", "t"),
+                poller("one", "\"b:2\", \"a:1\"", "t"),
+            ]),
+            pairs(&[("t", "history")])
+        );
+        // Nobody reads it: one pipeline for both pollers.
+        assert_eq!(
+            read(&[
+                poller("one", "\"b:2\", \"a:1\"", "t"),
+                poller("two", "\"a:1\", \"b:2\"", "t"),
+            ]),
+            pairs(&[("t", "readings")])
+        );
+        // Another topic, and the topic of that name on another cluster, are not read by it.
+        assert_eq!(
+            read(&[
+                pipeline("p", "\"a:1\"", "t"),
+                poller("one", "\"a:1\"", "u"),
+                poller("two", "\"b:2\"", "t"),
+            ]),
+            pairs(&[("t", "history"), ("u", "readings"), ("t", "readings")])
+        );
+    }
+}
