@@ -11,7 +11,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
     core::PartialObjectMeta,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     difference::{LiveView, is_needed},
@@ -215,6 +215,42 @@ impl Applier<'_> {
         };
         self.memory.applied.lock().insert(key, applied);
     }
+}
+
+/// Scales Deployments to nothing as they are, without a look at what else their resource says.
+///
+/// # Errors
+/// Where the API server refuses; the others are scaled all the same.
+pub async fn suspend(
+    client: &Client,
+    memory: &Memory,
+    namespace: &str,
+    deployments: &[std::sync::Arc<Deployment>],
+) -> Result<(), Error> {
+    const KIND: &str = "Deployment";
+    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let params = PatchParams {
+        field_manager: Some(OPERATOR.to_owned()),
+        ..PatchParams::default()
+    };
+    let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
+    let mut failed = None;
+    for live in deployments {
+        if live.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {
+            continue;
+        }
+        let name = live.name_any();
+        crate::telemetry::write(KIND, "patch");
+        match api.patch(&name, &params, &none).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(source) => failed = failed.or(Some(send("scale", KIND, &name, source))),
+        }
+        // It is no longer what was applied, and may be applied again at once.
+        let key = (KIND, namespace.to_owned(), name);
+        memory.applied.lock().remove(&key);
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 fn send(verb: &'static str, kind: &'static str, name: &str, source: kube::Error) -> Error {

@@ -41,6 +41,8 @@ pub mod vocabulary;
 pub mod watches;
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod fixtures;
 #[cfg(test)]
 mod golden;

@@ -210,7 +210,10 @@ pub async fn write_unreadable<K: Reported>(
         reason: reasons::INVALID,
         sentences: vec![format!("it cannot be read: {error}")],
         // Its pods are selected by what was written when they were made.
-        runs: status.is_some_and(|status| status.get("selector").is_some()),
+        workers: poller::status::Workers::of(
+            false,
+            status.is_some_and(|status| status.get("selector").is_some()),
+        ),
     };
     let now = k8s_openapi::jiff::Timestamp::now();
     let desired = poller::status::refused_conditions(&refusal, &current, metadata.generation, now);

@@ -16,7 +16,10 @@ use crate::{
     apply::{self, Applier},
     context::{Context, GuardedPipeline},
     events,
-    poller::{reconcile::Error, status::Refusal},
+    poller::{
+        reconcile::Error,
+        status::{Refusal, Workers},
+    },
     prune, status,
     vocabulary::{labels, reasons},
 };
@@ -134,6 +137,8 @@ async fn apply(
     Ok(())
 }
 
+/// Tells the owner why the resource is not carried out, and stops what runs where it is suspended: that
+/// needs nothing else of it to be right.
 async fn refuse(
     pipeline: &TelemetryPipeline,
     reason: &'static str,
@@ -142,12 +147,48 @@ async fn refuse(
     about: &ObjectReference,
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
+    if pipeline.spec.suspend {
+        let namespace = pipeline.namespace().unwrap_or_default();
+        apply::suspend(&context.client, &context.memory, &namespace, &live.deployments).await?;
+    }
     let refusal = Refusal {
         reason,
         sentences,
-        runs: !live.deployments.is_empty(),
+        workers: Workers::of(pipeline.spec.suspend, !live.deployments.is_empty()),
     };
     let written = status::current(pipeline, &context.memory);
     let desired = verdict::refused(&refusal, &written, pipeline.metadata.generation, Timestamp::now());
     Ok(status::write(context, pipeline, about, &written, desired).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::DeserializeGuard;
+
+    use super::*;
+    use crate::{fake, fixtures::pipeline};
+
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/plant/deployments";
+
+    #[tokio::test]
+    async fn what_is_suspended_stops_although_it_is_invalid() {
+        let (client, asked) = fake::client(|_| None);
+        let live = fake::deployment("store-pipeline", "uid-store", 2);
+        let context = fake::context(client, vec![live]);
+        let mut pipeline = pipeline("store");
+        pipeline.spec.sink = corrente_crds::pipeline::Sink::default();
+        pipeline.spec.suspend = true;
+        reconcile(&DeserializeGuard(Ok(pipeline)), &context)
+            .await
+            .unwrap();
+        assert_eq!(
+            fake::asked(&asked, &format!("PATCH {DEPLOYMENTS}")),
+            [format!("PATCH {DEPLOYMENTS}/store-pipeline")]
+        );
+        let (reason, message) = fake::ready(&asked);
+        assert!(
+            reason == "Invalid" && message.contains("suspended"),
+            "{reason}: {message}"
+        );
+    }
 }

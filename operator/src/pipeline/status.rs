@@ -12,7 +12,7 @@ use super::validate::ValidatedPipeline;
 use crate::{
     conditions::{self, Verdict},
     naming, podstate,
-    poller::status::{Refusal, refused_conditions},
+    poller::status::{Refusal, Workers, refused_conditions},
     vocabulary::{annotations, conditions as types, labels, reasons},
 };
 
@@ -66,11 +66,15 @@ pub fn refused(
     generation: Option<i64>,
     now: Timestamp,
 ) -> TelemetryPipelineStatus {
-    TelemetryPipelineStatus {
+    let mut status = TelemetryPipelineStatus {
         observed_generation: generation,
         conditions: refused_conditions(refusal, &current.conditions, generation, now),
         ..current.clone()
+    };
+    if refusal.workers == Workers::Suspended {
+        (status.replicas, status.ready_replicas) = (0, 0);
     }
+    status
 }
 
 fn readiness(pipeline: &ValidatedPipeline, pods: &[&Arc<Pod>], ready: usize, wanted: usize) -> Verdict {

@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt, runtime::controller::Action};
 use super::{
     build,
     dereference::{self, Live},
-    status::{self as verdict, Refusal, Seen},
+    status::{self as verdict, Refusal, Seen, Workers},
     validate::{self, ValidatedPoller},
 };
 use crate::{
@@ -185,6 +185,8 @@ async fn apply(
     Ok(())
 }
 
+/// Tells the owner why the resource is not carried out, and stops what runs where it is suspended: that
+/// needs nothing else of it to be right.
 async fn refuse(
     poller: &MeterPoller,
     reason: &'static str,
@@ -193,12 +195,20 @@ async fn refuse(
     about: &ObjectReference,
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
+    if poller.spec.suspend {
+        let namespace = poller.namespace().unwrap_or_default();
+        apply::suspend(&context.client, &context.memory, &namespace, &live.deployments).await?;
+    }
     let refusal = Refusal {
         reason,
         sentences,
-        runs: !live.deployments.is_empty(),
+        workers: Workers::of(poller.spec.suspend, !live.deployments.is_empty()),
     };
     let written = status::current(poller, &context.memory);
     let desired = verdict::refused(&refusal, &written, poller.metadata.generation, Timestamp::now());
     Ok(status::write(context, poller, about, &written, desired).await?)
 }
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

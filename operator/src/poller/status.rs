@@ -85,11 +85,17 @@ pub fn refused(
     generation: Option<i64>,
     now: Timestamp,
 ) -> MeterPollerStatus {
-    MeterPollerStatus {
+    let mut status = MeterPollerStatus {
         observed_generation: generation,
         conditions: refused_conditions(problem, &current.conditions, generation, now),
         ..current.clone()
+    };
+    if problem.workers == Workers::Suspended {
+        status.shards.iter_mut().for_each(|shard| shard.ready = false);
+        (status.meters.healthy, status.meters.failing) = (0, 0);
+        status.failing_meters.clear();
     }
+    status
 }
 
 /// Why a resource is not carried out.
@@ -98,8 +104,31 @@ pub struct Refusal {
     pub reason: &'static str,
     /// What is wrong, as sentences.
     pub sentences: Vec<String>,
-    /// Whether something runs on an earlier configuration.
-    pub runs: bool,
+    /// What its workers do meanwhile.
+    pub workers: Workers,
+}
+
+/// What the workers of a resource do that is not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// They go on with an earlier configuration.
+    GoOn,
+    /// They were stopped: `suspend` holds whatever else is wrong.
+    Suspended,
+    /// There are none.
+    None,
+}
+
+impl Workers {
+    /// What they do where the resource is suspended or not, and has something in the cluster or not.
+    #[must_use]
+    pub fn of(suspend: bool, exist: bool) -> Self {
+        match (suspend, exist) {
+            (true, _) => Self::Suspended,
+            (false, true) => Self::GoOn,
+            (false, false) => Self::None,
+        }
+    }
 }
 
 /// The conditions of a resource that is not carried out.
@@ -111,11 +140,16 @@ pub fn refused_conditions(
     now: Timestamp,
 ) -> Vec<Condition> {
     let mut message = conditions::sentences(&refusal.sentences, 8);
-    let progressing = if refusal.runs {
-        message += ". The workers go on with the last good configuration.";
-        "the workers go on with the last good configuration"
-    } else {
-        "nothing runs until the resource is corrected"
+    let progressing = match refusal.workers {
+        Workers::GoOn => {
+            message += ". The workers go on with the last good configuration.";
+            "the workers go on with the last good configuration"
+        }
+        Workers::Suspended => {
+            message += ". It is suspended: spec.suspend is true, and nothing runs.";
+            "suspended: spec.suspend is true, and nothing runs"
+        }
+        Workers::None => "nothing runs until the resource is corrected",
     };
     let verdicts = [
         Verdict::new(types::READY, false, refusal.reason, message.clone()),

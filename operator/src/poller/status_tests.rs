@@ -287,7 +287,7 @@ fn what_cannot_be_carried_out_says_why_and_leaves_the_rest() {
     let refusal = Refusal {
         reason: reasons::INVALID,
         sentences: vec!["spec.x: no; change it".into()],
-        runs: true,
+        workers: Workers::GoOn,
     };
     let status = refused(&refusal, &current, Some(8), Timestamp::from_second(200).unwrap());
     let ready = find(&status.conditions, types::READY).unwrap();
@@ -324,4 +324,26 @@ fn figures_alone_need_no_hurry() {
         without_figures(&well.status()),
         without_figures(&waiting.status())
     );
+}
+
+#[test]
+fn what_is_suspended_and_cannot_be_carried_out_says_both() {
+    let current = Case::running().status();
+    let refusal = Refusal {
+        reason: reasons::INVALID,
+        sentences: vec!["spec.x: no; change it".into()],
+        workers: Workers::of(true, true),
+    };
+    let status = refused(&refusal, &current, Some(8), Timestamp::from_second(200).unwrap());
+    let ready = find(&status.conditions, types::READY).unwrap();
+    assert!(
+        ready
+            .message
+            .starts_with("spec.x: no; change it. It is suspended")
+            && !ready.message.contains("go on"),
+        "{}",
+        ready.message
+    );
+    assert!(status.shards.len() == 2 && status.shards.iter().all(|shard| !shard.ready));
+    assert_eq!((status.meters.total, status.meters.healthy), (3, 0));
 }
