@@ -1,12 +1,15 @@
 //! The poller's process: arguments, logs, HTTP endpoints, and [`corrente_poller::run`].
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
 use corrente_config::{PollerConfig, report};
 use corrente_poller::{PollerState, kafka::KafkaProducer, setup};
 use corrente_runtime::{http, logging, metrics, shutdown};
+
+/// How long calls to the broker or the resolver that still block may hold up the end.
+const LAST: Duration = Duration::from_millis(200);
 
 /// Reads meters over Modbus and publishes every reading to Kafka.
 #[derive(Parser)]
@@ -23,8 +26,7 @@ struct Arguments {
     listen: u16,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logging::init("info");
     let config = match setup::load(&arguments.config) {
@@ -34,7 +36,17 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match serve(arguments, config).await {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("failed to start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(serve(arguments, config));
+    // Dropping the runtime would wait for them as long as they like.
+    runtime.shutdown_timeout(LAST);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
