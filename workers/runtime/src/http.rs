@@ -3,7 +3,11 @@
 //! *Live* means that the process makes progress: it fails only where a restart would help. *Ready* means
 //! that it does its work. *Status* is for people and for the operator: JSON with the figures behind both.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
@@ -51,12 +55,20 @@ pub async fn serve(
         .await
 }
 
-/// Listens on all addresses at `port`; port 0 takes a free one.
+/// Listens on all addresses at `port`, of IPv6 and of IPv4: a pod may have either alone. Port 0 takes a free
+/// one.
 ///
 /// # Errors
 /// Where the port is taken or may not be used.
 pub async fn listen(port: u16) -> std::io::Result<TcpListener> {
-    TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        // A port that is taken is taken, and one that may not be used is as little allowed with IPv4.
+        Err(error) if !matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::PermissionDenied) => {
+            // A machine without IPv6, which says so with one of several errors.
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        result => result,
+    }
 }
 
 fn router(probe: Arc<dyn Probe>) -> Router {
@@ -85,6 +97,8 @@ fn verdict(verdict: Result<(), String>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -125,5 +139,29 @@ mod tests {
         assert!(ask(address, "/metrics").await.contains("http_test_total 3"));
         shutdown.cancel();
         server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn listens_where_ipv4_and_ipv6_arrive() {
+        let listener = listen(0).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
+        // Only where this machine has IPv6 at all.
+        if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await.is_ok() {
+            addresses.push(SocketAddr::from((Ipv6Addr::LOCALHOST, port)));
+        }
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, Arc::new(Fixed), shutdown.clone()));
+        for address in addresses {
+            assert!(
+                ask(address, "/livez").await.starts_with("HTTP/1.1 200"),
+                "{address}"
+            );
+        }
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
+        let taken = listen(0).await.unwrap();
+        let error = listen(taken.local_addr().unwrap().port()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
     }
 }
