@@ -269,7 +269,7 @@ impl Meter {
                         Ok(Registers::Words(words)) => walk.words(&words),
                         Ok(Registers::Bits(_)) => walk.refused(),
                         Err(LineError::Read(ReadError::Exception(exception)))
-                            if !exception.is_from_gateway() =>
+                            if exception.says_not_here() =>
                         {
                             walk.refused();
                         }

@@ -290,6 +290,28 @@ async fn a_sunspec_model_is_found_once_per_connection() {
 }
 
 #[tokio::test]
+async fn a_device_that_fails_is_not_taken_for_one_without_sunspec() {
+    let map = serde_json::json!({
+        "base": {"sunspecModel": 203},
+        "registers": [{"name": "current", "address": 2, "function": "holding", "type": "u16"}],
+    });
+    let device = Device::tcp().await;
+    device.set(1, 40_000, &[0x5375, 0x6e53, 203, 1, 125, 0xffff, 0]);
+    device.unit(1, |unit| unit.exceptions = vec![4]);
+    let (mut line, mut meter) = (line(&device, Transport::Tcp), meter(1, map));
+    let poll = meter.poll(&mut line, SLOT, 0).await;
+    assert_eq!(
+        (poll.verdict, poll.reading.quality),
+        (Verdict::Answered, Quality::Failed)
+    );
+    let reason = poll.reason.unwrap();
+    assert!(reason.contains("exception 04"), "{reason}");
+    assert_eq!(device.asked().len(), 1, "it is not asked elsewhere");
+    let poll = meter.poll(&mut line, SLOT, 0).await;
+    assert_eq!(values(&poll.reading), [("current", Value::Int(125))]);
+}
+
+#[tokio::test]
 async fn a_connection_that_was_closed_while_idle_costs_no_poll() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

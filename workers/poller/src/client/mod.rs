@@ -64,6 +64,13 @@ impl Exception {
         matches!(self.0, 2 | 3)
     }
 
+    /// There is nothing to read at this place: 01, 02 and 03. Any other exception says nothing about what is
+    /// there.
+    #[must_use]
+    pub fn says_not_here(self) -> bool {
+        matches!(self.0, 1..=3)
+    }
+
     /// The unit is busy and wants to be asked again: 06.
     #[must_use]
     pub fn is_busy(self) -> bool {
