@@ -1,7 +1,8 @@
 //! Back-off: how long to leave alone what does not answer. Pure; time comes in.
 //!
-//! Up to a number of failures in a row nothing changes, since a lost packet is no dead meter. From there on
-//! the pauses double, up to a longest one; the first success ends it all.
+//! Up to a number of failures in a row there is no pause, since a lost packet is no dead meter; whoever has a
+//! choice tries others first. From there on the pauses double, up to a longest one; the first success ends
+//! it all.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 /// How to back off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Failures in a row that change nothing yet.
+    /// Failures in a row that bring no pause yet.
     pub tolerated: u32,
     /// The first pause.
     pub first: Duration,
@@ -77,10 +78,10 @@ impl Backoff {
         Some(pause)
     }
 
-    /// Whether it is being left alone, or tried out again after a pause.
+    /// Whether it failed the last time, and has to show that it works.
     #[must_use]
     pub fn is_suspect(&self) -> bool {
-        self.until.is_some()
+        self.failures > 0
     }
 
     /// How much of the pause is left; `None` where it may be tried.
@@ -100,9 +101,11 @@ mod tests {
     fn pauses_double_after_what_is_tolerated_and_end_with_a_success() {
         let mut now = Instant::now();
         let mut unit = Backoff::new(UNIT);
-        assert_eq!(unit.failed(now), None);
-        assert_eq!(unit.failed(now), None);
         assert!(!unit.is_suspect());
+        assert_eq!(unit.failed(now), None);
+        assert!(unit.is_suspect(), "others come first from the first failure on");
+        assert_eq!(unit.failed(now), None);
+        assert_eq!(unit.left(now), None);
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let pause = Duration::from_secs(seconds);
             assert_eq!(unit.failed(now), Some(pause));
