@@ -247,13 +247,13 @@ impl<C: Connector, O: LineObserver> Endpoint<C, O> {
 /// Puts a reading into the spool.
 async fn keep(around: &Surroundings, id: MeterId, reading: &Reading, reason: Option<String>) {
     match around.spool.append(reading) {
-        Ok(_) => around.state.disk_works(),
+        Ok(_) => around.state.written(Ok(())),
         Err(error) => {
             tracing::error!(
                 meter = %reading.meter, %error,
                 "failed to write a reading to the spool; it is lost"
             );
-            around.state.disk_failed(&error, 1);
+            around.state.written(Err(&error));
             // A disk that fails is not hammered, and the end is not held up by it.
             let _ = timeout(Duration::from_millis(100), around.shutdown.cancelled()).await;
         }

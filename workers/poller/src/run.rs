@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long the end may take, the leaving of the process aside.
-const FAREWELL: Duration = Duration::from_secs(4);
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Runs a poller until `shutdown` is cancelled. `producer` makes the producer, given the channel for its
 /// deliveries; `spool_dir` is this poller's own.
@@ -110,8 +110,11 @@ where
     shutdown.cancel();
     // Each ends by itself within a second.
     while endpoints.join_next().await.is_some() {}
-    if let Err(error) = spool.sync().await {
-        tracing::error!(%error, "failed to sync the spool at the end");
+    // The sync goes on by itself where it takes longer; what is not on disk by then is not published.
+    match timeout_at(deadline, spool.sync()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "failed to sync the spool at the end"),
+        Err(_) => tracing::error!("the disk is too slow to sync the spool before the end"),
     }
     drain.cancel();
     if !publisher.is_finished() && timeout_at(deadline, &mut publisher).await.is_err() {
@@ -132,9 +135,11 @@ where
 
 async fn keep_synced(spool: SharedSpool, every: Duration, state: Arc<PollerState>) {
     spool
-        .keep_synced(every, |error| {
-            tracing::error!(%error, "failed to sync the spool; it is tried again");
-            state.disk_failed(error, 0);
+        .keep_synced(every, |result| {
+            if let Err(error) = result {
+                tracing::error!(%error, "failed to sync the spool; it is tried again");
+            }
+            state.synced(result);
         })
         .await;
 }

@@ -15,7 +15,10 @@ use corrente_record::{Quality, Reading, Timestamp};
 use corrente_runtime::http::Probe;
 use serde::Serialize;
 
-use crate::{publish::Trouble, spool::shared::SharedSpool};
+use crate::{
+    publish::Trouble,
+    spool::{SpoolError, shared::SharedSpool},
+};
 
 /// The longest reason in a report.
 const REASON_LENGTH: usize = 256;
@@ -33,7 +36,8 @@ pub struct PollerState {
     lost: AtomicU64,
     spool: OnceLock<SharedSpool>,
     trouble: Arc<Trouble>,
-    disk: Trouble,
+    write: Trouble,
+    sync: Trouble,
     endpoints: Mutex<Vec<EndpointState>>,
 }
 
@@ -157,7 +161,8 @@ impl PollerState {
             bytes: stats.bytes,
             evicted: stats.evicted,
             refused: stats.refused,
-            trouble: self.trouble.get(),
+            // Nothing is published that is not synced, so a disk that fails says more than the broker.
+            trouble: self.sync.get().or_else(|| self.trouble.get()),
         }
     }
 
@@ -199,14 +204,23 @@ impl PollerState {
         }
     }
 
-    /// The spool could not be written; the reading is lost where `lost` says so.
-    pub(crate) fn disk_failed(&self, error: &dyn std::error::Error, lost: u64) {
-        self.lost.fetch_add(lost, Ordering::Relaxed);
-        self.disk.say(error.to_string());
+    /// What came of writing a reading to the spool; where it failed, the reading is lost.
+    pub(crate) fn written(&self, result: Result<(), &SpoolError>) {
+        match result {
+            Ok(()) => self.write.clear(),
+            Err(error) => {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                self.write.say(error.to_string());
+            }
+        }
     }
 
-    pub(crate) fn disk_works(&self) {
-        self.disk.clear();
+    /// What came of syncing the spool. Kept apart from writing, which may well succeed meanwhile.
+    pub(crate) fn synced(&self, result: Result<(), &SpoolError>) {
+        match result {
+            Ok(()) => self.sync.clear(),
+            Err(error) => self.sync.say(error.to_string()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<EndpointState>> {
@@ -227,7 +241,7 @@ impl Probe for PollerState {
         let status = Status {
             report: self.report(),
             lost: self.lost(),
-            disk: self.disk.get(),
+            disk: self.write.get().or_else(|| self.sync.get()),
             damaged: self.spool.get().map_or(0, |spool| spool.lock().stats().damaged),
             endpoints: self.lock().clone(),
         };
@@ -261,4 +275,43 @@ fn bounded(mut reason: String) -> String {
             .collect();
     }
     reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{Limits, Spool};
+
+    fn failed(what: &'static str) -> SpoolError {
+        SpoolError::Io {
+            what,
+            path: "/spool".into(),
+            source: std::io::Error::other("no space left"),
+        }
+    }
+
+    #[test]
+    fn a_write_that_succeeds_does_not_hide_a_sync_that_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = PollerState::new(None);
+        let spool = Spool::open(dir.path(), Limits::new(1 << 20)).unwrap();
+        state.start(SharedSpool::new(spool), Vec::new());
+        state.synced(Err(&failed("sync")));
+        state.written(Ok(()));
+        state.trouble().say("no broker can be reached");
+        let sentence = "failed to sync /spool: no space left";
+        assert_eq!(state.report().spool.trouble.as_deref(), Some(sentence));
+        assert_eq!(state.status()["disk"], sentence);
+        state.synced(Ok(()));
+        assert_eq!(
+            state.report().spool.trouble.as_deref(),
+            Some("no broker can be reached")
+        );
+        assert_eq!(state.status().get("disk"), None);
+        // Nor the other way round.
+        state.written(Err(&failed("write")));
+        state.synced(Ok(()));
+        assert_eq!(state.status()["disk"], "failed to write /spool: no space left");
+        assert_eq!(state.lost(), 1);
+    }
 }

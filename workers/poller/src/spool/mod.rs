@@ -35,7 +35,7 @@ use std::{
 
 use corrente_record::Reading;
 
-pub use self::sync::SyncJob;
+pub use self::sync::{SyncJob, Synced};
 use self::{
     cursor::{Cursor, CursorFile},
     frame::Frame,
@@ -196,7 +196,7 @@ impl Spool {
         };
         // What a killed process had written may still be in memory only.
         segment::sync_newest(dir, &spool.segments)?;
-        spool.finish_sync(next.saturating_sub(1));
+        spool.finish_sync(spool.all_there_is());
         spool.delete_acknowledged();
         Ok(spool)
     }

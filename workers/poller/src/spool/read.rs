@@ -1,6 +1,10 @@
 //! Reading a spool in order, in chunks, from where the last read ended.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt,
+};
 
 use super::{Spool, SpoolError, Stored, frame, io_error, segment};
 
@@ -41,7 +45,13 @@ pub(super) fn read(
         let Some(here) = spool.segments.get(index) else {
             break;
         };
-        let left = here.bytes.saturating_sub(at.offset);
+        // A file that has become shorter is read as far as it goes.
+        let there = at.file.metadata().map_or(here.bytes, |there| there.len());
+        let left = here.bytes.min(there).saturating_sub(at.offset);
+        if left == 0 && there < here.bytes {
+            at = pass_over(spool, index, at.key)?;
+            continue;
+        }
         if left == 0 {
             match spool.segments.get(index + 1) {
                 Some(next) => {
@@ -53,9 +63,13 @@ pub(super) fn read(
         }
         let length = left.min(want);
         buffer.resize(length as usize, 0);
-        at.file
-            .read_exact_at(&mut buffer, at.offset)
-            .map_err(io_error("read", &segment::path(&spool.dir, at.first)))?;
+        if let Err(error) = at.file.read_exact_at(&mut buffer, at.offset) {
+            if !is_lost(&error) {
+                return Err(io_error("read", &segment::path(&spool.dir, at.first))(error));
+            }
+            at = pass_over(spool, index, at.key)?;
+            continue;
+        }
         let mut rest = &buffer[..];
         loop {
             match frame::decode(rest) {
@@ -97,7 +111,7 @@ pub(super) fn read(
 }
 
 /// The segment that holds what comes after `after`; frames before that are read and passed over.
-fn locate(spool: &Spool, after: u64) -> Result<Position, SpoolError> {
+fn locate(spool: &mut Spool, after: u64) -> Result<Position, SpoolError> {
     let wanted = after.saturating_add(1);
     let index = spool.segments.partition_point(|s| s.first <= wanted);
     let first = spool
@@ -107,13 +121,31 @@ fn locate(spool: &Spool, after: u64) -> Result<Position, SpoolError> {
     start_of(spool, first, after)
 }
 
-fn start_of(spool: &Spool, first: u64, key: u64) -> Result<Position, SpoolError> {
-    Ok(Position {
-        key,
-        first,
-        offset: 0,
-        file: segment::open(&spool.dir, first)?,
-    })
+/// The start of a segment, or of the next one that is there.
+fn start_of(spool: &mut Spool, first: u64, key: u64) -> Result<Position, SpoolError> {
+    match segment::open(&spool.dir, first) {
+        Ok(file) => Ok(Position {
+            key,
+            first,
+            offset: 0,
+            file,
+        }),
+        // One that is empty has nothing to lose, and nothing comes after it.
+        Err(SpoolError::Io { source, .. }) if is_lost(&source) && first < spool.next => {
+            let index = spool.segments.partition_point(|s| s.first < first);
+            pass_over(spool, index, key)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error says that a segment, or a part of it, is gone: trying again would not bring it back, and
+/// what comes after it would wait for ever. Others pass, such as having too many files open.
+fn is_lost(error: &io::Error) -> bool {
+    /// The number of "input/output error": the disk cannot read a block.
+    const EIO: i32 = 5;
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof)
+        || error.raw_os_error() == Some(EIO)
 }
 
 /// Goes on with the next segment, and counts what the damage in this one costs.

@@ -66,8 +66,8 @@ impl SharedSpool {
             let job = spool.lock().begin_sync()?;
             if let Some(job) = job {
                 let dir = spool.lock().dir.clone();
-                let upto = job.run().map_err(super::io_error("sync", &dir))?;
-                spool.lock().finish_sync(upto);
+                let done = job.run().map_err(super::io_error("sync", &dir))?;
+                spool.lock().finish_sync(done);
             }
             Ok(())
         });
@@ -78,14 +78,15 @@ impl SharedSpool {
     }
 
     /// Keeps the spool synced until dropped: soon after a record is written, and at most once per
-    /// `interval`. Failures are given to `report`, and tried again.
-    pub async fn keep_synced(&self, interval: Duration, report: impl Fn(&SpoolError)) {
+    /// `interval`. What came of each sync is given to `report`; one that failed is tried again.
+    pub async fn keep_synced(&self, interval: Duration, report: impl Fn(Result<(), &SpoolError>)) {
         loop {
             self.written.notified().await;
             tokio::time::sleep(GATHER.min(interval)).await;
             let started = Instant::now();
-            if let Err(error) = self.sync().await {
-                report(&error);
+            let result = self.sync().await;
+            report(result.as_ref().copied());
+            if result.is_err() {
                 self.written.notify_one();
             }
             tokio::time::sleep_until(started + interval).await;

@@ -1,6 +1,9 @@
 //! Syncing a spool: in one step, or in three, so that the long one in the middle needs no access to the spool.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+};
 
 use super::{Spool, SpoolError, io_error, segment};
 
@@ -11,8 +14,8 @@ impl Spool {
     /// Where the disk does not take it.
     pub fn sync(&mut self) -> Result<(), SpoolError> {
         if let Some(job) = self.begin_sync()? {
-            let upto = job.run().map_err(io_error("sync", &self.dir))?;
-            self.finish_sync(upto);
+            let done = job.run().map_err(io_error("sync", &self.dir))?;
+            self.finish_sync(done);
         }
         Ok(())
     }
@@ -30,21 +33,37 @@ impl Spool {
         // A segment that was closed since the last sync, and the folder that names its successor.
         for (segment, next) in self.segments.iter().zip(self.segments.iter().skip(1)) {
             if !next.durable {
-                files.push(segment::open(&self.dir, segment.first)?);
+                match segment::open(&self.dir, segment.first) {
+                    Ok(file) => files.push(file),
+                    // What is gone is missed, and counted, when it is read; what comes after it is synced.
+                    Err(SpoolError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         if self.segments.iter().any(|segment| !segment.durable) {
             files.push(File::open(&self.dir).map_err(io_error("open", &self.dir))?);
         }
         files.push(self.cursor_file.handle().map_err(io_error("open", &self.dir))?);
-        Ok(Some(SyncJob { files, upto }))
+        Ok(Some(SyncJob {
+            files,
+            synced: self.all_there_is(),
+        }))
     }
 
-    /// The last step of a sync: everything up to `upto` is on disk.
-    pub fn finish_sync(&mut self, upto: u64) {
-        self.synced = self.synced.max(upto);
+    /// What a sync that begins now covers.
+    pub(super) fn all_there_is(&self) -> Synced {
+        Synced {
+            upto: self.newest_seq(),
+            newest: self.newest().map_or(0, |newest| newest.first),
+        }
+    }
+
+    /// The last step of a sync: what it covered is on disk.
+    pub fn finish_sync(&mut self, synced: Synced) {
+        self.synced = self.synced.max(synced.upto);
         for segment in &mut self.segments {
-            segment.durable |= segment.first <= upto.saturating_add(1);
+            segment.durable |= segment.first <= synced.newest;
         }
         self.delete_acknowledged();
     }
@@ -54,18 +73,28 @@ impl Spool {
 #[derive(Debug)]
 pub struct SyncJob {
     files: Vec<File>,
+    synced: Synced,
+}
+
+/// What a sync covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// Every record up to this seq.
     upto: u64,
+    /// The name of every segment up to this one. One that began while the sync ran may have the very next
+    /// seq as its name, and the folder may have been synced before.
+    newest: u64,
 }
 
 impl SyncJob {
-    /// Syncs, blocking, and returns the seq to give to [`Spool::finish_sync`].
+    /// Syncs, blocking, and returns what to give to [`Spool::finish_sync`].
     ///
     /// # Errors
     /// Where the disk does not take it.
-    pub fn run(self) -> io::Result<u64> {
+    pub fn run(self) -> io::Result<Synced> {
         for file in &self.files {
             file.sync_all()?;
         }
-        Ok(self.upto)
+        Ok(self.synced)
     }
 }

@@ -259,6 +259,37 @@ fn damage_in_the_newest_segment_does_not_stop_what_comes_after() {
 }
 
 #[test]
+fn a_segment_that_is_gone_or_cut_is_passed_over_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    fill(&mut spool, 60);
+    spool.sync().unwrap();
+    let names: Vec<u64> = spool.segments.iter().map(|segment| segment.first).collect();
+    assert!(names.len() > 6, "{names:?}");
+    let path = |at: usize| segment::path(dir.path(), names[at]);
+    // The first and two in a row are gone, one has lost its last byte, and the newest is gone as well.
+    for at in [0, 2, 3, names.len() - 1] {
+        fs::remove_file(path(at)).unwrap();
+    }
+    let cut = fs::OpenOptions::new().write(true).open(path(5)).unwrap();
+    cut.set_len(cut.metadata().unwrap().len() - 1).unwrap();
+    let left = seqs(&drain(&mut spool, 0));
+    let expected: Vec<u64> = (1..=60)
+        .filter(|&seq| {
+            let at = names.partition_point(|first| *first <= seq) - 1;
+            ![0, 2, 3, names.len() - 1].contains(&at) && seq != names[6] - 1
+        })
+        .collect();
+    assert_eq!(left, expected);
+    assert_eq!(spool.stats().damaged, 60 - expected.len() as u64);
+    // What comes next is written where it can be read.
+    assert_eq!(spool.append(&reading("m", 0)).unwrap(), 61);
+    spool.sync().unwrap();
+    assert_eq!(seqs(&drain(&mut spool, *left.last().unwrap())), [61]);
+    assert_eq!(spool.stats().damaged, 60 - expected.len() as u64);
+}
+
+#[test]
 fn refused_records_are_kept_with_the_reason_within_bounds() {
     let dir = tempfile::tempdir().unwrap();
     let mut spool = open(&dir);
@@ -280,6 +311,29 @@ fn refused_records_are_kept_with_the_reason_within_bounds() {
         Some(20)
     );
     assert!(text.len() < 2500 && dir.path().join(refused::BEFORE).exists());
+}
+
+#[test]
+fn a_segment_that_begins_during_a_sync_is_not_taken_for_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let durable = |spool: &Spool| spool.segments.iter().filter(|segment| segment.durable).count();
+    // The first segment's name is on disk since the spool was opened. It is full; nothing is synced.
+    while spool.newest().unwrap().bytes < 800 {
+        fill(&mut spool, 1);
+    }
+    let job = spool.begin_sync().unwrap().unwrap();
+    let upto = spool.newest_seq();
+    while spool.segments.len() < 2 {
+        spool.rotate().unwrap();
+    }
+    assert_eq!(spool.newest().unwrap().first, upto + 1);
+    let done = job.run().unwrap();
+    spool.finish_sync(done);
+    assert_eq!((spool.synced, durable(&spool)), (upto, 1));
+    fill(&mut spool, 1);
+    spool.sync().unwrap();
+    assert_eq!((spool.synced, durable(&spool)), (upto + 1, 2));
 }
 
 #[test]
@@ -335,7 +389,7 @@ async fn a_shared_spool_is_synced_soon_after_a_record_is_written() {
     let keeper = shared.clone();
     let task = tokio::spawn(async move {
         keeper
-            .keep_synced(std::time::Duration::from_millis(50), |error| panic!("{error}"))
+            .keep_synced(std::time::Duration::from_millis(50), |result| result.unwrap())
             .await;
     });
     for n in 0..3 {
