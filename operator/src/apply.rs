@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     difference::{LiveView, is_needed},
+    events,
     memory::{Applied, Memory, ObjectKey},
     naming,
     vocabulary::{OPERATOR, annotations},
@@ -81,6 +82,19 @@ impl Error {
             Self::NameTaken { .. } => "name_taken",
             Self::Contested { .. } => "contested",
             Self::Encode { .. } => "encode",
+        }
+    }
+
+    /// Whether the API server understood the request and does not take it: a quota, a policy, a right that
+    /// is missing, a value that is not allowed. The owner is to know, since trying again may not help.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Send {
+                source: kube::Error::Api(status),
+                ..
+            } => matches!(status.code, 400 | 403 | 422) && !events::is_namespace_ending(self),
+            _ => false,
         }
     }
 }

@@ -26,8 +26,14 @@ pub type Asked = Arc<Mutex<Vec<(String, Value)>>>;
 
 /// A refusal of the API server.
 pub fn refusal(code: u16, message: &str) -> (u16, Value) {
+    let reason = match code {
+        403 => "Forbidden",
+        404 => "NotFound",
+        422 => "Invalid",
+        _ => "Other",
+    };
     let status = json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": code,
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code,
         "message": message,
     });
     (code, status)

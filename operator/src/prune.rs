@@ -50,11 +50,12 @@ pub struct Inventory<'a> {
     pub series: &'a str,
 }
 
-/// Deletes what is not wanted any more, and says how many Deployments that were.
+/// Deletes the Deployments that are not wanted any more, and says how many they were. It comes before
+/// anything is applied, and does not depend on that: another pod may wait for what they hold.
 ///
 /// # Errors
 /// Where the API server does not let it.
-pub async fn prune(
+pub async fn deployments(
     client: &Client,
     memory: &Memory,
     namespace: &str,
@@ -69,6 +70,20 @@ pub async fn prune(
             gone += 1;
         }
     }
+    Ok(gone)
+}
+
+/// Deletes the ConfigMaps that are not wanted any more. It comes after the Deployments were applied, which
+/// name others from then on.
+///
+/// # Errors
+/// Where the API server does not let it.
+pub async fn config_maps(
+    client: &Client,
+    memory: &Memory,
+    namespace: &str,
+    inventory: &Inventory<'_>,
+) -> Result<(), Error> {
     let in_use: BTreeSet<&str> = inventory
         .pods
         .iter()
@@ -77,7 +92,7 @@ pub async fn prune(
     for config_map in stale(inventory, &in_use) {
         delete::<ConfigMap>(client, memory, "ConfigMap", namespace, &config_map.metadata).await?;
     }
-    Ok(gone)
+    Ok(())
 }
 
 /// The ConfigMaps that neither run, nor are current, nor are among the last revisions of what still exists.

@@ -162,7 +162,8 @@ async fn tell(recorder: &Recorder, about: &ObjectReference, before: &[Condition]
         let before = conditions::find(before, &now.type_);
         before.is_none_or(|before| before.status != now.status || before.reason != now.reason)
     };
-    let invalid = |reason: &str| reason == reasons::INVALID || reason == reasons::NAME_TAKEN;
+    let refusals = [reasons::INVALID, reasons::NAME_TAKEN, reasons::REFUSED];
+    let invalid = |reason: &str| refusals.contains(&reason);
     let other_words =
         |kind: &str, now: &str| conditions::find(before, kind).is_none_or(|before| before.message != now);
     if invalid(&ready.reason) {

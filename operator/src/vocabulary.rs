@@ -98,4 +98,8 @@ pub mod reasons {
     pub const PRUNED: &str = "Pruned";
     /// A name is taken by an object that is not ours.
     pub const NAME_TAKEN: &str = "NameTaken";
+    /// The API server does not take what the resource comes to.
+    pub const REFUSED: &str = "Refused";
+    /// `replicas` is 0.
+    pub const SCALED_TO_ZERO: &str = "ScaledToZero";
 }

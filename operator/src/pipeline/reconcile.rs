@@ -67,6 +67,15 @@ async fn carry_out(
 ) -> Result<Option<Duration>, Error> {
     let resources = build::build(valid, &context.settings);
     let current = BTreeSet::from([resources.config_map.name_any(), resources.deployment.name_any()]);
+    let namespace = &valid.key.namespace;
+    let inventory = prune::Inventory {
+        deployments: &live.deployments,
+        config_maps: &live.config_maps,
+        pods: &live.pods,
+        current: &current,
+        series: labels::TELEMETRY_PIPELINE,
+    };
+    prune::deployments(&context.client, &context.memory, namespace, &inventory).await?;
     match apply(valid, resources, live, about, context).await {
         Ok(()) => {}
         Err(error @ apply::Error::NameTaken { .. }) => {
@@ -81,16 +90,18 @@ async fn carry_out(
             .await?;
             return Ok(Some(TAKEN));
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            if error.is_refusal() {
+                let sentences = vec![events::chain(&error)];
+                let told = refuse(pipeline, reasons::REFUSED, sentences, live, about, context).await;
+                if let Err(untold) = told {
+                    tracing::warn!(error = %events::chain(&untold), "failed to tell of a refusal");
+                }
+            }
+            return Err(error.into());
+        }
     }
-    let inventory = prune::Inventory {
-        deployments: &live.deployments,
-        config_maps: &live.config_maps,
-        pods: &live.pods,
-        current: &current,
-        series: labels::TELEMETRY_PIPELINE,
-    };
-    prune::prune(&context.client, &context.memory, &valid.key.namespace, &inventory).await?;
+    prune::config_maps(&context.client, &context.memory, namespace, &inventory).await?;
     let written = status::current(pipeline, &context.memory);
     let reports = context.reports.of_pipelines(&live.pods);
     let generation = pipeline.metadata.generation;
@@ -188,6 +199,22 @@ mod tests {
         let (reason, message) = fake::ready(&asked);
         assert!(
             reason == "Invalid" && message.contains("suspended"),
+            "{reason}: {message}"
+        );
+    }
+    #[tokio::test]
+    async fn what_the_api_server_refuses_is_told_and_tried_again() {
+        let (client, asked) = fake::client(|line| {
+            line.contains("/configmaps")
+                .then(|| fake::refusal(403, "exceeded quota: small"))
+        });
+        let context = fake::context(client, vec![]);
+        reconcile(&DeserializeGuard(Ok(pipeline("store"))), &context)
+            .await
+            .unwrap_err();
+        let (reason, message) = fake::ready(&asked);
+        assert!(
+            reason == "Refused" && message.contains("exceeded quota: small"),
             "{reason}: {message}"
         );
     }

@@ -97,6 +97,20 @@ async fn carry_out(
         .map(ResourceExt::name_any)
         .chain(resources.deployments.iter().map(ResourceExt::name_any))
         .collect();
+    let namespace = &valid.key.namespace;
+    let inventory = prune::Inventory {
+        deployments: &live.deployments,
+        config_maps: &live.config_maps,
+        pods: &live.pods,
+        current: &current,
+        series: labels::SHARD,
+    };
+    // Whoever loses an endpoint first: a shard that gains it waits until then, whatever becomes of the rest.
+    let gone = prune::deployments(&context.client, &context.memory, namespace, &inventory).await?;
+    if gone > 0 {
+        let note = format!("deleted the Deployments of {gone} removed shards");
+        events::normal(&context.recorder, about, reasons::PRUNED, &note).await;
+    }
     match apply(valid, resources, live, about, context).await {
         Ok(()) => {}
         Err(error @ apply::Error::NameTaken { .. }) => {
@@ -111,20 +125,18 @@ async fn carry_out(
             .await?;
             return Ok(Some(TAKEN));
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            if error.is_refusal() {
+                let sentences = vec![events::chain(&error)];
+                let told = refuse(poller, reasons::REFUSED, sentences, live, about, context).await;
+                if let Err(untold) = told {
+                    tracing::warn!(error = %events::chain(&untold), "failed to tell of a refusal");
+                }
+            }
+            return Err(error.into());
+        }
     }
-    let inventory = prune::Inventory {
-        deployments: &live.deployments,
-        config_maps: &live.config_maps,
-        pods: &live.pods,
-        current: &current,
-        series: labels::SHARD,
-    };
-    let gone = prune::prune(&context.client, &context.memory, &valid.key.namespace, &inventory).await?;
-    if gone > 0 {
-        let note = format!("deleted the Deployments of {gone} removed shards");
-        events::normal(&context.recorder, about, reasons::PRUNED, &note).await;
-    }
+    prune::config_maps(&context.client, &context.memory, namespace, &inventory).await?;
     let written = status::current(poller, &context.memory);
     let pods: Vec<&str> = live
         .pods
@@ -154,6 +166,7 @@ async fn carry_out(
 /// How soon to see whether a taken name is free.
 const TAKEN: Duration = Duration::from_secs(30);
 
+/// Applies every shard, whatever becomes of the others, and returns the first error.
 async fn apply(
     valid: &ValidatedPoller,
     resources: build::Resources,
@@ -167,22 +180,28 @@ async fn apply(
         namespace: &valid.key.namespace,
         owner: &valid.uid,
     };
-    for config_map in &resources.config_maps {
-        applier.config_map(config_map, &live.config_maps).await?;
-    }
     let mut applied = Vec::new();
-    for (deployment, shard) in resources.deployments.into_iter().zip(&valid.shards) {
+    let mut failed = None;
+    let objects = resources.config_maps.iter().zip(resources.deployments);
+    for ((config_map, deployment), shard) in objects.zip(&valid.shards) {
         let name = deployment.name_any();
         let before = live.deployments.iter().find(|live| live.name_any() == name);
-        if applier.deployment(deployment, before.map(Arc::as_ref)).await? {
-            applied.push(format!("{name} to {}", shard.revision.as_str()));
+        // A Deployment whose configuration is not there would stop a pod that runs.
+        let done = match applier.config_map(config_map, &live.config_maps).await {
+            Ok(_) => applier.deployment(deployment, before.map(Arc::as_ref)).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(true) => applied.push(format!("{name} to {}", shard.revision.as_str())),
+            Ok(false) => {}
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
     if !applied.is_empty() {
         let note = format!("set {}", conditions::sentences(&applied, 4));
         events::normal(&context.recorder, about, reasons::APPLIED, &note).await;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Tells the owner why the resource is not carried out, and stops what runs where it is suspended: that

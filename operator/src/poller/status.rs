@@ -141,6 +141,13 @@ pub fn refused_conditions(
 ) -> Vec<Condition> {
     let mut message = conditions::sentences(&refusal.sentences, 8);
     let progressing = match refusal.workers {
+        Workers::GoOn if refusal.reason == reasons::REFUSED => {
+            message += ". What was not refused is carried out, the rest goes on as it was.";
+            "what was refused is tried again from time to time"
+        }
+        Workers::None if refusal.reason == reasons::REFUSED => {
+            "what was refused is tried again from time to time"
+        }
         Workers::GoOn => {
             message += ". The workers go on with the last good configuration.";
             "the workers go on with the last good configuration"
