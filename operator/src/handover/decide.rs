@@ -1,8 +1,13 @@
 //! Which gated pods may go, and for whom the others wait.
 
+use std::time::Duration;
+
 use k8s_openapi::jiff::Timestamp;
 
 use super::holder::Holder;
+
+/// By how many seconds the clocks of several API servers may differ without a word.
+const CLOCKS: i64 = 2;
 
 /// What becomes of a gated pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +16,8 @@ pub enum Verdict<'a> {
     Release,
     /// It was made in this very second, in which an older one may still be made.
     Newborn,
+    /// It was made in the API server's future, by so much: a clock was set back, or one is ahead.
+    Ahead(Duration),
     /// These hold endpoints of its, or come first.
     Wait(Vec<&'a Holder>),
 }
@@ -36,10 +43,12 @@ fn judge<'a>(pod: &Holder, pods: &'a [Holder], now: Timestamp) -> Verdict<'a> {
     let blockers: Vec<&Holder> = pods.iter().filter(|other| blocks(other, pod)).collect();
     if !blockers.is_empty() {
         Verdict::Wait(blockers)
-    } else if now.as_second() <= pod.created.as_second() {
-        Verdict::Newborn
     } else {
-        Verdict::Release
+        match pod.created.as_second() - now.as_second() {
+            ..0 => Verdict::Release,
+            0..=CLOCKS => Verdict::Newborn,
+            ahead => Verdict::Ahead(Duration::from_secs(ahead.unsigned_abs())),
+        }
     }
 }
 
@@ -101,6 +110,7 @@ mod tests {
                 let text = match verdict {
                     Verdict::Release => "go".to_owned(),
                     Verdict::Newborn => "new".to_owned(),
+                    Verdict::Ahead(by) => format!("ahead {}", by.as_secs()),
                     Verdict::Wait(blockers) => blockers
                         .iter()
                         .map(|b| b.uid.as_str())
@@ -204,9 +214,19 @@ mod tests {
                 vec![("a", "new")],
             ),
             (
-                "made in the future of a set-back clock",
-                vec![gated("a", 11, "g1")],
+                "made in the future of a clock that is a little ahead",
+                vec![gated("a", 12, "g1")],
                 vec![("a", "new")],
+            ),
+            (
+                "made in the future of a set-back clock",
+                vec![gated("a", 13, "g1")],
+                vec![("a", "ahead 3")],
+            ),
+            (
+                "made in the future, and another one holds its endpoint",
+                vec![gated("a", 13, "g1"), running("b", 0, "g1")],
+                vec![("a", "b")],
             ),
             ("told to end itself", vec![deleting(gated("a", 1, "g1"))], vec![]),
         ];

@@ -30,6 +30,8 @@ const SOON: Duration = Duration::from_millis(250);
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// How long the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long it may take to answer to the release of one pod.
+const RELEASE: Duration = Duration::from_secs(4);
 
 /// Why a look at the gate failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,8 @@ enum Error {
     Release(#[from] release::Error),
     #[error("failed to look at the handover gate: the API server took too long to answer")]
     Timeout,
+    #[error("failed to release pod {0}: the API server took too long to answer")]
+    Slow(String),
 }
 
 impl Error {
@@ -47,7 +51,7 @@ impl Error {
         match self {
             Self::Snapshot(_) => "snapshot",
             Self::Release(_) => "release",
-            Self::Timeout => "timeout",
+            Self::Timeout | Self::Slow(_) => "timeout",
         }
     }
 }
@@ -85,8 +89,7 @@ async fn look(context: &Context) -> Option<Duration> {
         Ok(next) => next,
         Err(error) => {
             tracing::warn!(error = %events::chain(&error), "the handover gate stays shut for now");
-            metrics::counter!("corrente_operator_handover_errors_total", "category" => error.category())
-                .increment(1);
+            failed(&error);
             Some(AFTER_FAILURE)
         }
     }
@@ -106,8 +109,8 @@ async fn judge_all(context: &Context) -> Result<Option<Duration>, Error> {
             continue;
         }
         match verdict {
-            Verdict::Release => {
-                if release(&context.client, pod).await? {
+            Verdict::Release => match released(context, pod).await {
+                Ok(true) => {
                     crate::telemetry::write("Pod", "patch");
                     metrics::counter!("corrente_operator_handover_releases_total").increment(1);
                     tracing::info!(
@@ -115,10 +118,20 @@ async fn judge_all(context: &Context) -> Result<Option<Duration>, Error> {
                         pod = pod.name,
                         "released from the handover gate"
                     );
-                } else {
-                    sooner(SOON);
                 }
-            }
+                Ok(false) => sooner(SOON),
+                // The younger ones have nothing to do with it.
+                Err(error) => {
+                    let why = events::chain(&error);
+                    tracing::warn!(namespace = pod.namespace, error = why, "will be tried again");
+                    failed(&error);
+                    still.insert(pod.uid.clone());
+                    sooner(AFTER_FAILURE);
+                    if context.waits.waiting(&pod.uid) >= context.settings.timing.patience {
+                        tell(context, pod, waits::stuck(pod, &why)).await;
+                    }
+                }
+            },
             Verdict::Newborn => sooner(SOON),
             Verdict::Wait(blockers) => {
                 still.insert(pod.uid.clone());
@@ -127,7 +140,16 @@ async fn judge_all(context: &Context) -> Result<Option<Duration>, Error> {
                     sooner(context.settings.timing.patience - waited);
                 } else {
                     sooner(context.settings.timing.recheck);
-                    tell(context, pod, &blockers).await;
+                    let unreachable = is_unreachable(context, &blockers).await;
+                    tell(context, pod, waits::sentence(pod, &blockers, unreachable)).await;
+                }
+            }
+            Verdict::Ahead(ahead) => {
+                still.insert(pod.uid.clone());
+                let waited = context.waits.waiting(&pod.uid);
+                sooner(context.settings.timing.recheck.min(ahead));
+                if waited >= context.settings.timing.patience {
+                    tell(context, pod, waits::ahead(pod)).await;
                 }
             }
         }
@@ -136,13 +158,28 @@ async fn judge_all(context: &Context) -> Result<Option<Duration>, Error> {
     Ok(next)
 }
 
-/// Tells a pod's owner, and the pod's own events, for whom it waits, where that is news.
-async fn tell(context: &Context, pod: &Holder, blockers: &[&Holder]) {
-    let unreachable = match blockers.first().and_then(|blocker| blocker.node.as_deref()) {
+/// Removes the gate of a pod, within a time that leaves some for the others: a webhook may let it hang.
+async fn released(context: &Context, pod: &Holder) -> Result<bool, Error> {
+    match tokio::time::timeout(RELEASE, release(&context.client, pod)).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Error::Slow(format!("{}/{}", pod.namespace, pod.name))),
+    }
+}
+
+fn failed(error: &Error) {
+    metrics::counter!("corrente_operator_handover_errors_total", "category" => error.category()).increment(1);
+}
+
+/// Whether the node of the first blocker has stopped answering.
+async fn is_unreachable(context: &Context, blockers: &[&Holder]) -> bool {
+    match blockers.first().and_then(|blocker| blocker.node.as_deref()) {
         Some(node) => !answers(context, node).await,
         None => false,
-    };
-    let sentence = waits::sentence(pod, blockers, unreachable);
+    }
+}
+
+/// Tells a pod's owner, and the pod's own events, why it waits, where that is news.
+async fn tell(context: &Context, pod: &Holder, sentence: String) {
     if !context.waits.tell(&pod.uid, sentence.clone()) {
         return;
     }
@@ -210,5 +247,66 @@ fn tell_owners(context: &Context, still: &BTreeSet<String>) {
                 .queues
                 .poller(&key, "its pod no longer waits at the handover gate");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fake;
+
+    fn pod(name: &str, created: &str) -> Value {
+        json!({
+            "metadata": {
+                "namespace": "plant", "name": name, "uid": name, "resourceVersion": "1",
+                "creationTimestamp": created,
+                "labels": {"corrente.dev/component": "poller"},
+                "annotations": {"corrente.dev/endpoints": format!("{name}:502"), "corrente.dev/resource": "site"},
+            },
+            "spec": {"containers": [], "schedulingGates": [{"name": "corrente.dev/handover"}]},
+            "status": {"phase": "Pending"},
+        })
+    }
+
+    /// A context whose cluster has these pods, and refuses to change the one called `stuck`. It is one
+    /// minute past midnight there.
+    fn context(pods: Vec<Value>) -> (Context, fake::Asked) {
+        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods.clone()});
+        let (client, asked) = fake::client(move |line| match line {
+            _ if line.starts_with("GET /api/v1/pods?") => Some((200, list.clone())),
+            _ if line.contains("/pods/stuck") => Some(fake::refusal(403, "a policy says no")),
+            _ => None,
+        });
+        let mut context = fake::context(client, vec![]);
+        let cached = pods.into_iter().map(|pod| serde_json::from_value(pod).unwrap());
+        context.stores.pods = fake::filled::<Pod>(cached.collect()).as_reader();
+        context.settings.timing.patience = Duration::ZERO;
+        (context, asked)
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_cannot_be_released_keeps_no_younger_one() {
+        let pods = vec![
+            pod("stuck", "2026-01-01T00:00:00Z"),
+            pod("young", "2026-01-01T00:00:10Z"),
+        ];
+        let (context, asked) = context(pods);
+        assert_eq!(look(&context).await, Some(AFTER_FAILURE));
+        let released = fake::asked(&asked, "PATCH /api/v1/namespaces/plant/pods/");
+        assert_eq!(released.len(), 2, "{released:?}");
+        let sentence = context.waits.sentence("stuck").unwrap();
+        assert!(sentence.contains("a policy says no"), "{sentence}");
+        assert_eq!(context.waits.sentence("young"), None);
+    }
+
+    #[tokio::test]
+    async fn a_pod_of_a_clock_that_is_ahead_waits_and_says_so() {
+        let (context, asked) = context(vec![pod("early", "2026-01-01T01:00:00Z")]);
+        assert_eq!(look(&context).await, Some(context.settings.timing.recheck));
+        let sentence = context.waits.sentence("early").unwrap();
+        assert!(sentence.contains("ahead of the API server's"), "{sentence}");
+        assert!(fake::asked(&asked, "PATCH").is_empty());
     }
 }

@@ -90,6 +90,31 @@ pub fn sentence(pod: &Holder, blockers: &[&Holder], unreachable: bool) -> String
     format!("pod {} waits for pod {namespace}/{name}{others}, {why}", pod.name)
 }
 
+/// Says that a pod may go, and that its gate could not be removed.
+#[must_use]
+pub fn stuck(pod: &Holder, why: &str) -> String {
+    format!(
+        "pod {} may go, but the handover gate cannot be taken off it: {why}; it is tried again every few seconds",
+        pod.name
+    )
+}
+
+/// Says that a pod was made in the API server's future, and what to do.
+#[must_use]
+pub fn ahead(pod: &Holder) -> String {
+    let Holder {
+        namespace,
+        name,
+        created,
+        ..
+    } = pod;
+    format!(
+        "pod {name} waits at the handover gate: it was made at {created} by a clock that is ahead of the API \
+         server's, and may go after that moment. To have another one made now: kubectl delete pod -n {namespace} \
+         {name}"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -130,6 +155,16 @@ mod tests {
         );
         let text = sentence(&pod, &[&holder("older", None, Some(0))], false);
         assert!(text.contains("plant/older, which waits longer"), "{text}");
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_is_told_with_what_to_do() {
+        let text = ahead(&holder("new", None, Some(0)));
+        assert!(
+            text.contains("made at 1970-01-01T00:00:00Z by a clock that is ahead")
+                && text.contains("kubectl delete pod -n plant new"),
+            "{text}"
+        );
     }
 
     #[test]
