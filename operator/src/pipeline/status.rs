@@ -86,6 +86,14 @@ fn readiness(pipeline: &ValidatedPipeline, pods: &[&Arc<Pod>], ready: usize, wan
             "spec.suspend is true: nothing is stored",
         );
     }
+    if wanted == 0 {
+        return Verdict::new(
+            types::READY,
+            false,
+            reasons::SCALED_TO_ZERO,
+            "scaled to zero: nothing is stored",
+        );
+    }
     let mut message = format!("{ready} of {wanted} pods are ready");
     if ready >= wanted {
         return Verdict::new(types::READY, true, reasons::RUNNING, message);
@@ -242,6 +250,11 @@ mod tests {
         for (what, pods, reports, expected) in table {
             assert_eq!(verdicts(&valid, &pods, &reports), expected, "{what}");
         }
+        valid.replicas = 0;
+        assert_eq!(
+            verdicts(&valid, &[], &[]),
+            ["False/ScaledToZero", "False/Settled", "False/AsExpected"]
+        );
         (valid.suspended, valid.replicas) = (true, 0);
         assert_eq!(
             verdicts(&valid, &[], &[]),
