@@ -2,14 +2,20 @@
 
 use std::time::Duration;
 
+use kube::Resource;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::context::SharedMap;
+use crate::context::{Key, SharedMap};
 
 /// The first wait.
 const FIRST: Duration = Duration::from_millis(500);
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(300);
+
+/// What an object is called here: by its kind too, since two of different kinds may have one name.
+pub fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> String {
+    format!("{} {}", K::kind(&()), Key::of(object))
+}
 
 /// How often objects have failed in a row.
 #[derive(Default)]
@@ -51,6 +57,7 @@ fn wait(object: &str, failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures;
 
     #[test]
     fn waits_longer_each_time_within_bounds() {
@@ -80,5 +87,12 @@ mod tests {
         backoffs.failed("a");
         backoffs.succeeded("a");
         assert_eq!(backoffs.failed("a"), first);
+    }
+
+    #[test]
+    fn two_kinds_of_one_name_are_two_objects() {
+        let (poller, pipeline) = (fixtures::poller("site", 1, &[]), fixtures::pipeline("site"));
+        assert_eq!(name_of(&poller), "MeterPoller plant/site");
+        assert_eq!(name_of(&pipeline), "TelemetryPipeline plant/site");
     }
 }

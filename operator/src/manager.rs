@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    backoff,
     context::{Context, GuardedPipeline, GuardedPoller, Queues, Settings, Stores},
     crds, events,
     handover::gate,
@@ -177,7 +178,7 @@ async fn control<K, Look>(
     let counted = store.clone();
     let timed = move |object: Arc<K>, context: Arc<Context>| {
         let began = Instant::now();
-        let key = crate::context::Key::of(object.as_ref()).to_string();
+        let key = backoff::name_of(object.as_ref());
         let look = look(object, context.clone());
         Box::pin(async move {
             let result = tokio::time::timeout(PATIENCE, look)
@@ -195,7 +196,7 @@ async fn control<K, Look>(
         })
     };
     let failed = |object: Arc<K>, error: &Error, context: Arc<Context>| {
-        let key = crate::context::Key::of(object.as_ref()).to_string();
+        let key = backoff::name_of(object.as_ref());
         let wait = context.backoffs.failed(&key);
         let milliseconds = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(object = key, error = %events::chain(error), retry_ms = milliseconds, "failed, and will be tried again");

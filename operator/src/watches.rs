@@ -32,6 +32,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use crate::{
+    backoff,
     claims::Claims,
     context::{Context, GuardedPipeline, GuardedPoller, GuardedProfile, Key, Namespaces, Stores},
     podstate, profiles,
@@ -260,7 +261,7 @@ fn on_poller(context: &Context, change: Change<'_, GuardedPoller>) {
             }
             let uid = guarded.meta().uid.as_deref().unwrap_or_default();
             crate::status::forget::<MeterPoller>(uid, &context.memory);
-            context.backoffs.succeeded(&Key::of(guarded).to_string());
+            context.backoffs.succeeded(&backoff::name_of(guarded));
         }
         Change::Relisted => {
             settle_claims(context);
@@ -323,7 +324,7 @@ fn on_pipeline(context: &Context, change: Change<'_, GuardedPipeline>) {
         Change::Gone(pipeline) => {
             let uid = pipeline.meta().uid.as_deref().unwrap_or_default();
             crate::status::forget::<corrente_crds::TelemetryPipeline>(uid, &context.memory);
-            context.backoffs.succeeded(&Key::of(pipeline).to_string());
+            context.backoffs.succeeded(&backoff::name_of(pipeline));
         }
         Change::Relisted => everything(context, "TelemetryPipelines were read anew"),
     }
