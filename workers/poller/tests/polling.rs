@@ -12,7 +12,11 @@ use std::{
 
 use common::{Device, Records, config, four, meter};
 use corrente_config::PollerConfig;
-use corrente_poller::{PollerState, state::OnReading};
+use corrente_poller::{
+    PollerState,
+    spool::{Limits, Spool},
+    state::OnReading,
+};
 use corrente_record::{Quality, Timestamp, Value};
 use corrente_runtime::{
     broker::{BrokerError, DeliverySender, Outgoing, Producer, SendError},
@@ -294,6 +298,10 @@ async fn a_killed_poller_loses_nothing_that_was_acknowledged() {
     }
     while let Some(slot) = readings.recv().await {
         slots.push(slot);
+    }
+    // A sync that was under way ends on a thread of its own, and has the spool until then.
+    while Spool::open(dir.path(), Limits::new(1 << 24)).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let broker = MemoryBroker::new(1);
     let mut records = Records::new(broker.source(&["meters".to_owned()]));
