@@ -114,8 +114,12 @@ fn the_library_and_the_examples_have_no_problem() {
     ]);
     assert_eq!(loaded.problems, []);
     for (name, profile) in &loaded.profiles {
-        let file = root().join(format!("manifests/profiles/{name}.yaml"));
-        assert!(file.exists(), "profile {name} is not in a file of its name");
+        let of_its_name =
+            ["profiles", "examples"].map(|folder| root().join(format!("manifests/{folder}/{name}.yaml")));
+        assert!(
+            of_its_name.iter().any(|file| file.exists()),
+            "profile {name} is not in a file of its name"
+        );
         assert!(!profile.spec.source.is_empty(), "{name}");
     }
     let resolved = loaded.resolve();
