@@ -112,13 +112,13 @@ fn lend(loaded: &mut Loaded) -> Vec<String> {
         .collect();
     wanted.sort();
     wanted.dedup();
-    wanted.retain(|name| match library::manifest(name) {
-        Some(manifest) => {
-            loaded.add(&Path::new("library").join(format!("{name}.yaml")), manifest);
-            true
-        }
-        None => false,
-    });
+    wanted.retain(|name| library::manifest(name).is_some());
+    let file = |name: &String| Path::new("library").join(format!("{name}.yaml"));
+    loaded.add(
+        wanted
+            .iter()
+            .filter_map(|name| Some((file(name), library::manifest(name)?))),
+    );
     wanted
 }
 

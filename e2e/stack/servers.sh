@@ -93,6 +93,5 @@ CORRENTE_POD_POSTGRES=postgres://corrente:corrente@$HOST_IP:5432/corrente
 CORRENTE_HOST=$HOST_IP
 CORRENTE_LOGS=$LOG
 CORRENTE_PYTHON=$CORRENTE_CACHE/python/bin/python
-CORRENTE_METERS=$E2E/pymodbus/meters.py
 END
 }

@@ -37,8 +37,7 @@ async fn says(plant: &Plant, name: &str, kind: &str, status: &str, reason: &str)
 #[tokio::test]
 async fn what_is_no_record_is_set_aside() -> Result<()> {
     let plant = Plant::build("refused").await?;
-    let poller: MeterPoller = plant.space.api().get(NAME).await?;
-    let topic = poller.spec.output.kafka.topic;
+    let topic = plant.topic.clone();
     let now = jiff::Timestamp::now();
     for (payload, says, column) in [
         ("hello".to_owned(), "not a record", None),

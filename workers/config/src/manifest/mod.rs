@@ -145,11 +145,14 @@ fn find(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 impl Loaded {
-    /// Adds the documents of a text as if a file of that name held them.
-    pub fn add(&mut self, file: &Path, text: &str) {
+    /// Adds the documents of texts as if files of those names held them.
+    pub fn add<'a>(&mut self, texts: impl IntoIterator<Item = (PathBuf, &'a str)>) {
+        let mut texts = texts.into_iter().peekable();
+        // Compiling the schemas takes longer than checking by them: once for all texts, and not for none.
+        let Some((first, _)) = texts.peek() else { return };
         match Checker::new() {
-            Ok(checker) => self.read(file, text, &checker),
-            Err(error) => self.file_problem(file, error.to_string()),
+            Ok(checker) => texts.for_each(|(file, text)| self.read(&file, text, &checker)),
+            Err(error) => self.file_problem(&first.clone(), error.to_string()),
         }
     }
 
