@@ -212,6 +212,7 @@ fn earlier_run(dir: &Path) -> i64 {
             meter: "m1".into(),
             slot: Timestamp(1_795_213_200_000 + n),
             quality: Quality::Good,
+            skipped: 0,
             labels: Arc::new(BTreeMap::new()),
             values: vec![("voltage_l1_n".into(), Value::Float(229.8))],
             bad: Vec::new(),

@@ -33,11 +33,11 @@ const BROKERS: &str = concat!("self.all(a, a.matches('^", host!(), port!(), "$')
 pub(crate) const HOST_AND_MAYBE_PORT: &str = concat!("self.matches('^", host!(), "(", port!(), ")?$')");
 
 /// CEL: no name of the record's own fields.
-pub(crate) const NOT_RESERVED: &str = "!(self in ['ts', 'meter', 'slot', 'stream', 'seq', 'quality', 'bad'])";
+pub(crate) const NOT_RESERVED: &str =
+    "!(self in ['ts', 'meter', 'slot', 'stream', 'seq', 'quality', 'skipped', 'bad'])";
 
 /// What to write instead of a reserved name.
-pub(crate) const NOT_RESERVED_MESSAGE: &str =
-    "ts, meter, slot, stream, seq, quality and bad are fields of the record itself: choose another name";
+pub(crate) const NOT_RESERVED_MESSAGE: &str = "ts, meter, slot, stream, seq, quality, skipped and bad are fields of the record itself: choose another name";
 
 /// What a metric, a label or a column may be named.
 pub(crate) const FIELD_NAME: &str = "^[a-z][a-z0-9_]*$";
@@ -59,7 +59,7 @@ pub(crate) fn record_labels(_: &mut SchemaGenerator) -> Schema {
             },
             {
                 // From the names to the labels: the other way round is beyond the API server's cost limit.
-                "rule": "!['ts', 'meter', 'slot', 'stream', 'seq', 'quality', 'bad'].exists(r, r in self)",
+                "rule": "!['ts', 'meter', 'slot', 'stream', 'seq', 'quality', 'skipped', 'bad'].exists(r, r in self)",
                 "message": NOT_RESERVED_MESSAGE,
             },
         ],

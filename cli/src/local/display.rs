@@ -229,6 +229,7 @@ mod tests {
             } else {
                 Quality::Good
             },
+            skipped: 0,
             labels: Arc::default(),
             values: values
                 .iter()

@@ -171,6 +171,9 @@ fn check(record: &Record) -> Result<(), Refusal> {
             );
         }
     }
+    if let Some(skipped) = record.skipped.filter(|skipped| i32::try_from(*skipped).is_err()) {
+        return refuse("skipped", format!("{skipped} is beyond a signed 32-bit number"));
+    }
     match record.seq {
         Some(seq) if i64::try_from(seq).is_err() => {
             refuse("seq", format!("{seq} is beyond a signed 64-bit number"))

@@ -364,6 +364,7 @@ impl Meter {
             meter: self.name.clone(),
             slot,
             quality,
+            skipped: 0,
             labels: self.labels.clone(),
             values,
             bad,

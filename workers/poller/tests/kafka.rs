@@ -46,6 +46,7 @@ async fn fill(spool: &SharedSpool, records: i64, padding: usize) {
             meter: format!("m{}", n % 50).as_str().into(),
             slot: Timestamp(1_795_213_200_000),
             quality: Quality::Good,
+            skipped: 0,
             labels: Arc::new(BTreeMap::new()),
             values: vec![
                 ("voltage_l1_n".into(), Value::Float(229.8)),

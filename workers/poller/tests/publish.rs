@@ -37,6 +37,7 @@ fn fill(spool: &SharedSpool, meters: usize, slots: i64) {
                 meter: format!("m{meter}").as_str().into(),
                 slot: Timestamp(slot),
                 quality: Quality::Good,
+                skipped: 0,
                 labels: Arc::new(BTreeMap::new()),
                 values: Vec::new(),
                 bad: Vec::new(),

@@ -22,4 +22,6 @@ pub use time::Timestamp;
 pub use value::Value;
 
 /// The record's own field names: no metric and no label may have one of them.
-pub const RESERVED: [&str; 7] = ["ts", "meter", "slot", "stream", "seq", "quality", "bad"];
+pub const RESERVED: [&str; 8] = [
+    "ts", "meter", "slot", "stream", "seq", "quality", "skipped", "bad",
+];

@@ -24,6 +24,9 @@ pub struct Record {
     pub seq: Option<u64>,
     /// How much of the poll succeeded.
     pub quality: Option<Quality>,
+    /// How many slots right before this one were skipped; `None` where the record does not say, which
+    /// from our own poller means none.
+    pub skipped: Option<u32>,
     /// Metrics and labels, in the order of the record. JSON nulls are left out.
     pub fields: Vec<(String, Value)>,
     /// Why metrics are missing: the JSON object as it came.
@@ -72,6 +75,7 @@ impl<'de> Visitor<'de> for RecordVisitor {
                 "stream" => record.stream = map.next_value()?,
                 "seq" => record.seq = map.next_value()?,
                 "quality" => record.quality = map.next_value()?,
+                "skipped" => record.skipped = map.next_value()?,
                 "bad" => {
                     let object: serde_json::Map<String, serde_json::Value> = map.next_value()?;
                     record.bad = Some(serde_json::Value::Object(object).to_string());
@@ -127,6 +131,7 @@ mod tests {
             meter: "feeder-12".into(),
             slot: Timestamp(1_795_213_200_000),
             quality: Quality::Partial,
+            skipped: 3,
             labels: Arc::new(BTreeMap::from([(
                 "tariff".to_owned(),
                 "a \"quoted\"\nname".to_owned(),
@@ -150,6 +155,7 @@ mod tests {
             (Some("k7f3q2m9w4x1c"), Some(8123))
         );
         assert_eq!(record.quality, Some(Quality::Partial));
+        assert_eq!(record.skipped, Some(3));
         assert_eq!(record.bad.as_deref(), Some(r#"{"current_l1":"not a number"}"#));
         let fields: BTreeMap<_, _> = record.fields.into_iter().collect();
         assert_eq!(fields["tariff"], Value::Text("a \"quoted\"\nname".to_owned()));
@@ -172,6 +178,10 @@ mod tests {
                 "records are flat",
             ),
             (
+                br#"{"ts":"2026-11-20T22:20:00Z","meter":"m","skipped":-1}"#,
+                "invalid value: integer `-1`",
+            ),
+            (
                 br#"{"ts":"2026-11-20T22:20:00Z","meter":"m"} x"#,
                 "trailing characters",
             ),
@@ -186,6 +196,24 @@ mod tests {
     fn a_foreign_record_needs_little() {
         let record = Record::parse(br#"{"ts":"2026-11-20T22:20:00Z","meter":"m","a":null,"b":1.0}"#).unwrap();
         assert_eq!(record.fields, vec![("b".to_owned(), Value::Float(1.0))]);
-        assert_eq!(record.seq, None);
+        assert_eq!((record.seq, record.skipped), (None, None));
+    }
+
+    #[test]
+    fn no_skipped_slots_are_not_written() {
+        let reading = Reading {
+            ts: Timestamp(0),
+            meter: "m".into(),
+            slot: Timestamp(0),
+            quality: Quality::Good,
+            skipped: 0,
+            labels: Arc::default(),
+            values: vec![],
+            bad: vec![],
+        };
+        let mut json = String::new();
+        reading.write_json("s", 1, &mut json);
+        assert!(!json.contains("skipped"), "{json}");
+        assert_eq!(Record::parse(json.as_bytes()).unwrap().skipped, None);
     }
 }

@@ -41,6 +41,9 @@ pub struct Reading {
     pub slot: Timestamp,
     /// How much of it succeeded.
     pub quality: Quality,
+    /// How many slots right before this one were skipped, because an earlier poll was not over or its turn
+    /// never came: they have no records of their own, and with this every slot is accounted for.
+    pub skipped: u32,
     /// The meter's labels.
     pub labels: Arc<BTreeMap<String, String>>,
     /// The metrics that were read, in the order of the map.
@@ -59,6 +62,9 @@ impl Reading {
         let _ = write!(out, ",\"slot\":\"{}\",\"stream\":", self.slot);
         let _ = write_json_string(out, stream);
         let _ = write!(out, ",\"seq\":{seq},\"quality\":\"{}\"", self.quality.as_str());
+        if self.skipped > 0 {
+            let _ = write!(out, ",\"skipped\":{}", self.skipped);
+        }
         for (name, label) in self.labels.iter() {
             out.push(',');
             let _ = write_json_string(out, name);

@@ -159,7 +159,7 @@ async fn columns_have_the_types_that_were_declared_and_hold_every_value() {
         &producer,
         0,
         r#"{"ts":"2026-11-20T22:20:00.123Z","meter":"m","slot":"2026-11-20T22:20:00Z","stream":"s","seq":1,
-            "quality":"partial","bad":{"current":"NaN"},"site":"north \"1\"","energy":18446744073709551615,
+            "quality":"partial","skipped":2,"bad":{"current":"NaN"},"site":"north \"1\"","energy":18446744073709551615,
             "pulses":-9223372036854775808,"closed":true,"serial":"é","power":-1.25,"Größe \"x\"":7}"#,
     );
     send(
@@ -174,8 +174,8 @@ async fn columns_have_the_types_that_were_declared_and_hold_every_value() {
         .await;
     assert_eq!(
         shown,
-        "1999-12-31 23:59:59.999+00|m|-|-|-|-|-|-|10000|-|-|-|-|-,\
-         2026-11-20 22:20:00.123+00|m|2026-11-20 22:20:00+00|s|1|partial|{\"current\": \"NaN\"}|t|\
+        "1999-12-31 23:59:59.999+00|m|-|-|-|-|-|-|-|10000|-|-|-|-|-,\
+         2026-11-20 22:20:00.123+00|m|2026-11-20 22:20:00+00|s|1|partial|{\"current\": \"NaN\"}|2|t|\
          18446744073709551615|-9223372036854775808|é|7|-1.25|north \"1\""
     );
     let types = db

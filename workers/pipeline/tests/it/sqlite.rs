@@ -60,7 +60,7 @@ async fn stores_widens_and_sets_aside() {
         r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","voltage":"high"}"#,
         r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","site":"a","SITE":"b"}"#,
         r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","energy":18446744073709551615,"closed":true,"site":"north"}"#,
-        r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","quality":"partial","bad":{"voltage":"NaN"}}"#,
+        r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","quality":"partial","skipped":2,"bad":{"voltage":"NaN"}}"#,
     ] {
         send(&producer, 0, payload);
     }
@@ -90,6 +90,7 @@ async fn stores_widens_and_sets_aside() {
         one::<String>(&path, "SELECT bad FROM readings WHERE quality = 'partial'"),
         r#"{"voltage":"NaN"}"#
     );
+    assert_eq!(one::<i64>(&path, "SELECT sum(skipped) FROM readings"), 2);
     assert_eq!(
         one::<String>(
             &path,

@@ -13,6 +13,7 @@ fn reading(meter: &str, slot: i64) -> Reading {
         meter: meter.into(),
         slot: Timestamp(slot),
         quality: Quality::Good,
+        skipped: 0,
         labels: Arc::new(BTreeMap::new()),
         values: vec![("voltage_l1_n".into(), Value::Float(229.8))],
         bad: Vec::new(),

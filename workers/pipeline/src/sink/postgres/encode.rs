@@ -72,6 +72,12 @@ pub fn int8(out: &mut BytesMut, value: i64) {
     out.put_i64(value);
 }
 
+/// Appends a 32-bit whole number.
+pub fn int4(out: &mut BytesMut, value: i32) {
+    out.put_i32(4);
+    out.put_i32(value);
+}
+
 /// Appends a metric or a label, or says why it does not fit.
 ///
 /// # Errors
@@ -94,8 +100,7 @@ pub fn value(out: &mut BytesMut, value: &Value, column: &PgType) -> Result<(), S
         (PgType::Int8, value) => int8(out, whole(value, i64::MIN, i64::MAX)?),
         (PgType::Int4, value) => {
             let number = whole(value, i32::MIN.into(), i32::MAX.into())?;
-            out.put_i32(4);
-            out.put_i32(number as i32);
+            int4(out, number as i32);
         }
         (PgType::Int2, value) => {
             let number = whole(value, i16::MIN.into(), i16::MAX.into())?;

@@ -8,7 +8,7 @@ use tokio_postgres::{Error, GenericClient, types::Oid};
 use super::encode::PgType;
 
 /// The record's own columns, and how they are made.
-pub const OWN: [(&str, &str); 7] = [
+pub const OWN: [(&str, &str); 8] = [
     ("ts", "timestamptz NOT NULL"),
     ("meter", "text NOT NULL"),
     ("slot", "timestamptz"),
@@ -16,6 +16,7 @@ pub const OWN: [(&str, &str); 7] = [
     ("seq", "bigint"),
     ("quality", "text"),
     ("bad", "jsonb"),
+    ("skipped", "integer"),
 ];
 
 /// The columns of a table.
@@ -112,6 +113,7 @@ impl Layout {
             PgType::Int8,
             PgType::Text,
             PgType::Jsonb,
+            PgType::Int4,
         ];
         for ((name, sql), wanted) in OWN.iter().zip(wanted) {
             let found = self.position(name).and_then(|at| self.columns.get(at));

@@ -108,6 +108,10 @@ impl Encoder<'_> {
             Some(bad) => encode::jsonb(out, bad),
             None => encode::null(out),
         }
+        match record.skipped.and_then(|skipped| i32::try_from(skipped).ok()) {
+            Some(skipped) => encode::int4(out, skipped),
+            None => encode::null(out),
+        }
         for (name, value) in &record.fields {
             let slot = self
                 .layout
@@ -177,7 +181,9 @@ mod tests {
         let encoded = encode_rows(&layout, &rows);
         assert_eq!(
             encoded.columns,
-            ["ts", "meter", "slot", "stream", "seq", "quality", "bad", "v", "n"]
+            [
+                "ts", "meter", "slot", "stream", "seq", "quality", "bad", "skipped", "v", "n"
+            ]
         );
         assert_eq!(encoded.rows.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 3]);
         let refused: Vec<_> = encoded
@@ -187,12 +193,12 @@ mod tests {
             .collect();
         assert_eq!(refused[0], (1, "v", "\"high\" is not a number"));
         assert!(refused[1].0 == 2 && refused[1].1 == "w" && refused[1].2.contains("no such column"));
-        // Fields: 9; ts (8), meter (1), five nulls, v (8), null.
+        // Fields: 10; ts (8), meter (1), six nulls, v (8), null.
         let first = &encoded.bytes[encoded.rows[0].1.clone()];
-        assert_eq!(first.len(), 2 + 12 + 5 + 5 * 4 + 12 + 4);
-        assert_eq!(first[..2], 9i16.to_be_bytes());
+        assert_eq!(first.len(), 2 + 12 + 5 + 6 * 4 + 12 + 4);
+        assert_eq!(first[..2], 10i16.to_be_bytes());
         // The last of two values of one name counts.
         let second = &encoded.bytes[encoded.rows[1].1.clone()];
-        assert_eq!(second[2 + 12 + 5 + 20 + 4..][..8], 2f64.to_be_bytes());
+        assert_eq!(second[2 + 12 + 5 + 24 + 4..][..8], 2f64.to_be_bytes());
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     sink::columns::{MOST_COLUMNS, check_name, check_names, is_own, quote, undeclared},
 };
 
-const OWN: [(&str, &str); 7] = [
+const OWN: [(&str, &str); 8] = [
     ("ts", "TEXT NOT NULL"),
     ("meter", "TEXT NOT NULL"),
     ("slot", "TEXT"),
@@ -20,6 +20,7 @@ const OWN: [(&str, &str); 7] = [
     ("seq", "INTEGER"),
     ("quality", "TEXT"),
     ("bad", "TEXT"),
+    ("skipped", "INTEGER"),
 ];
 
 /// `CREATE TABLE`'s word for a type. A column without one keeps what it gets.
@@ -50,6 +51,12 @@ pub fn create(
         quote(&format!("{table}_meter_ts")),
     ))?;
     let known = layout(transaction, table)?;
+    // A table that an earlier version made lacks the columns that came since.
+    for (name, kind) in OWN {
+        if !known.contains_key(name) {
+            add(transaction, table, name, kind)?;
+        }
+    }
     for (name, kind) in declared {
         if !known.contains_key(&name.to_ascii_lowercase()) && !is_own(name) && check_name(name).is_ok() {
             add(transaction, table, name, sql_type(*kind))?;
@@ -156,6 +163,9 @@ fn bind(
             .map_or(Sql::Null, Sql::Integer),
         text(record.quality.map(|quality| quality.as_str().to_owned())),
         text(record.bad.clone()),
+        record
+            .skipped
+            .map_or(Sql::Null, |skipped| Sql::Integer(skipped.into())),
     ];
     values.resize(OWN.len() + used.len(), Sql::Null);
     let mut names: Vec<Option<&str>> = vec![None; used.len()];
