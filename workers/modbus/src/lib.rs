@@ -9,8 +9,10 @@
 //! 5. [`mod@decode`]: an answer's registers become values.
 //! 6. [`mod@encode`]: the inverse, for the simulator and for the tests of the former.
 //!
-//! [`decimal`] is the exact arithmetic under 5 and 6.
+//! [`decimal`] is the exact arithmetic under 5 and 6, and [`adu`] the frames that questions and answers
+//! travel in, for the client and for the simulator.
 
+pub mod adu;
 mod compile;
 pub mod decimal;
 pub mod decode;

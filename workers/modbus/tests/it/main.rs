@@ -1,6 +1,8 @@
 //! Tests of the Modbus core through its public interface.
 
 #[cfg(test)]
+mod adu;
+#[cfg(test)]
 mod compile;
 #[cfg(test)]
 mod plan;
