@@ -31,13 +31,15 @@ pub struct Arguments {
 pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let site = Site::load(&arguments.paths)?;
     let shutdown = shutdown::token()?;
-    let served = arguments
-        .load
-        .simulation(&site.pollers)?
+    let simulation = arguments.load.simulation(&site.pollers)?;
+    let served = simulation
         .serve(arguments.listen, Ports::From(arguments.port_from))
         .await?;
     for (endpoint, address) in &served.addresses {
         println!("{endpoint} on {address}");
+    }
+    for (number, fault) in (1..).zip(simulation.faults()) {
+        println!("fault {number}: {fault}");
     }
     let meters: usize = site
         .pollers

@@ -20,6 +20,7 @@ pub mod report;
 pub mod resolve;
 
 pub use address::EndpointAddress;
+pub use manifest::closest;
 pub use pipeline::PipelineConfig;
 pub use poller::PollerConfig;
 pub use problem::Problem;

@@ -6,15 +6,18 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use corrente_crds::profile::{Function, Order, RegisterMap, ValueType};
+use corrente_crds::profile::{Function, Kind, Order, RegisterMap, ValueType};
 use corrente_modbus::{
-    Base, CompiledMap, MapProblem, RegisterImage, encode,
+    Base, CompiledMap, CompiledValue, MapProblem, RegisterImage,
+    decimal::Decimal,
+    encode,
     map::{MAX_BITS, is_bits},
 };
 use corrente_record::{Timestamp, Value};
 
 use crate::{
     curve::{Curve, Grid, Load, Phases},
+    faults::meter::{Changes, Register},
     history::History,
     quantity::{Quantity, per_unit, phase_of},
     sunspec::Chain,
@@ -114,6 +117,16 @@ impl Layout {
         &self.map
     }
 
+    /// The registers of a counter.
+    fn register(&self, value: &CompiledValue) -> Register {
+        let scale = value.scale.and_then(Decimal::to_f64).unwrap_or(1.0);
+        let factor = value.scale_from.and_then(|address| self.factors.get(&address));
+        Register {
+            value_type: value.value_type,
+            step: scale * 10_f64.powi(factor.map_or(0, |(_, power)| i32::from(*power))),
+        }
+    }
+
     /// Whether a read of this shape is answered at all.
     fn check(&self, function: Function, address: u16, count: u16) -> Result<(), Refusal> {
         let limits = &self.map.limits;
@@ -172,6 +185,7 @@ pub struct Device {
     layout: Arc<Layout>,
     curve: Curve,
     history: Option<Arc<History>>,
+    changes: Changes,
 }
 
 impl Device {
@@ -183,7 +197,25 @@ impl Device {
             curve: Curve::new(name, layout.phases, grid),
             layout,
             history,
+            changes: Changes::default(),
         }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The map that it is read by.
+    #[must_use]
+    pub fn map(&self) -> &CompiledMap {
+        self.layout.map()
+    }
+
+    /// Lets faults change what it measures.
+    pub fn change(&mut self, changes: Changes) {
+        self.changes = changes;
     }
 
     /// The registers (or bits, as 0 and 1) of a read at a time.
@@ -201,7 +233,7 @@ impl Device {
         match &self.layout.chain {
             None => Ok(self.window(function, address, count, time)),
             Some(chain) => {
-                let serial = self.serial();
+                let serial = self.serial(time);
                 Ok(chain.read(address, count, &serial, |address, count| {
                     self.window(function, address, count, time)
                 }))
@@ -236,8 +268,32 @@ impl Device {
         image.words().to_vec()
     }
 
-    /// What a value of the map is at a time.
+    /// What a value of the map is at a time, faults included.
     fn value(&self, index: usize, load: &Load, time: Timestamp) -> Value {
+        let value = self.plain(index, load, time);
+        let Some(target) = self.layout.map.values.get(index) else {
+            return value;
+        };
+        if self.changes.is_none() || target.kind != Kind::Counter {
+            return value;
+        }
+        let Some(now) = value.as_f64() else { return value };
+        let at = |then: Timestamp| {
+            if then == time {
+                return now;
+            }
+            let then = self.plain(index, &self.curve.at(then), then);
+            then.as_f64().unwrap_or(now)
+        };
+        let register = self.layout.register(target);
+        Value::Float(
+            self.changes
+                .counter(&target.name, register, self.curve.seed(), time, at),
+        )
+    }
+
+    /// What a value of the map is at a time by itself.
+    fn plain(&self, index: usize, load: &Load, time: Timestamp) -> Value {
         let (Some(target), Some(metric)) =
             (self.layout.map.values.get(index), self.layout.metrics.get(index))
         else {
@@ -250,7 +306,7 @@ impl Device {
         match (target.value_type, recorded) {
             (ValueType::String, Some(Value::Text(text))) => Value::Text(text),
             (ValueType::String, Some(other)) => Value::Text(other.to_string()),
-            (ValueType::String, None) => Value::Text(self.serial()),
+            (ValueType::String, None) => Value::Text(self.serial(time)),
             (ValueType::Bool, Some(value)) => match value.as_f64() {
                 Some(number) => Value::Bool(number != 0.0),
                 None => value,
@@ -261,9 +317,12 @@ impl Device {
         }
     }
 
-    /// A serial number of eight digits, the meter's own.
+    /// A serial number of eight digits, the meter's own; another one once the meter was swapped.
     #[must_use]
-    pub fn serial(&self) -> String {
-        format!("{:08}", self.curve.seed() % 100_000_000)
+    pub fn serial(&self, time: Timestamp) -> String {
+        format!(
+            "{:08}",
+            self.changes.identity(self.curve.seed(), time) % 100_000_000
+        )
     }
 }

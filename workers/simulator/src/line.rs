@@ -1,21 +1,25 @@
-//! The meters behind one endpoint, by unit id, as a Modbus service.
+//! The meters behind one endpoint, by unit id: what they answer, and what faults make of it. Without IO.
 //!
 //! Only the four reads are served, function codes 01 to 04; all others are refused as a device would that
 //! does not know them.
 
 use std::{
     collections::BTreeMap,
-    future::{Ready, ready},
-    sync::Arc,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use corrente_crds::{poller::Transport, profile::Function};
+use corrente_crds::poller::Transport;
 use corrente_record::Timestamp;
-use tokio_modbus::{ExceptionCode, Request, Response, SlaveRequest, server::Service};
 
 use crate::{
     device::{Device, Refusal},
+    faults::{
+        engine::{Admission, ConnectionId, Engine},
+        script::{Later, Step},
+    },
     simulation::Clock,
+    wire::{Answer, Asked, Framing},
 };
 
 /// What happens to a request for a unit that is not there.
@@ -30,15 +34,22 @@ pub enum UnknownUnit {
 }
 
 /// The meters behind one endpoint.
-#[derive(Clone)]
 pub struct Line {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
     units: BTreeMap<u8, Device>,
     silent: bool,
+    framing: Framing,
     clock: Clock,
+    /// `None` where there are no faults, so that nothing is locked for them.
+    faults: Option<Mutex<Engine>>,
+}
+
+/// What is done for a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The answer has been written where answers go, if there is one.
+    Written,
+    /// These, one after the other.
+    Steps(Vec<Step>, Option<Later>),
 }
 
 impl Line {
@@ -49,68 +60,75 @@ impl Line {
         transport: Transport,
         unknown: UnknownUnit,
         clock: Clock,
+        faults: Engine,
     ) -> Self {
-        let silent = transport == Transport::RtuOverTcp || unknown == UnknownUnit::Silent;
+        let framing = Framing::from(transport);
         Self {
-            inner: Arc::new(Inner { units, silent, clock }),
+            units,
+            silent: framing == Framing::Rtu || unknown == UnknownUnit::Silent,
+            framing,
+            clock,
+            faults: (!faults.is_idle()).then(|| Mutex::new(faults)),
         }
     }
 
     /// How many meters there are.
     #[must_use]
     pub fn meters(&self) -> usize {
-        self.inner.units.len()
+        self.units.len()
+    }
+
+    /// How requests and answers are framed.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Answers a request: at the end of `out` where there is no more to it than that.
+    pub fn serve(&self, now: Duration, connection: ConnectionId, asked: &Asked, out: &mut Vec<u8>) -> Done {
+        let answer = self.answer(asked, (self.clock)());
+        let Some(mut faults) = self.faults() else {
+            if let Some(answer) = answer {
+                self.framing.put(asked.transaction, &answer, out);
+            }
+            return Done::Written;
+        };
+        let script = faults.respond(now, connection, asked, answer);
+        Done::Steps(script.steps, script.later)
+    }
+
+    /// What becomes of a new connection where so many are served.
+    #[must_use]
+    pub fn admit(&self, now: Duration, served: usize) -> Admission {
+        self.faults()
+            .map_or(Admission::Serve, |faults| faults.admit(now, served))
+    }
+
+    /// A connection is gone.
+    pub fn forget(&self, connection: ConnectionId) {
+        if let Some(mut faults) = self.faults() {
+            faults.forget(connection);
+        }
+    }
+
+    fn faults(&self) -> Option<MutexGuard<'_, Engine>> {
+        // The engine is whole between any two of its calls.
+        let faults = self.faults.as_ref()?;
+        Some(faults.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The answer to a request; `None` is silence.
-    fn answer(
-        &self,
-        unit: u8,
-        request: &Request<'_>,
-        time: Timestamp,
-    ) -> Result<Option<Response>, ExceptionCode> {
-        let Some(device) = self.inner.units.get(&unit) else {
-            return if self.inner.silent {
-                Ok(None)
-            } else {
-                Err(ExceptionCode::GatewayTargetDevice)
-            };
+    fn answer(&self, asked: &Asked, time: Timestamp) -> Option<Answer> {
+        let Some(device) = self.units.get(&asked.unit) else {
+            return (!self.silent).then(|| Answer::exception(asked, 0x0b));
         };
-        let read = |function, address, count| {
-            device
-                .read(function, address, count, time)
-                .map_err(|refusal| match refusal {
-                    Refusal::IllegalDataAddress => ExceptionCode::IllegalDataAddress,
-                    Refusal::IllegalDataValue => ExceptionCode::IllegalDataValue,
-                })
+        let Some(read) = asked.read else {
+            return Some(Answer::exception(asked, 0x01));
         };
-        let bits = |words: Vec<u16>| words.into_iter().map(|word| word != 0).collect();
-        let response = match *request {
-            Request::ReadCoils(address, count) => {
-                Response::ReadCoils(bits(read(Function::Coil, address, count)?))
-            }
-            Request::ReadDiscreteInputs(address, count) => {
-                Response::ReadDiscreteInputs(bits(read(Function::Discrete, address, count)?))
-            }
-            Request::ReadHoldingRegisters(address, count) => {
-                Response::ReadHoldingRegisters(read(Function::Holding, address, count)?)
-            }
-            Request::ReadInputRegisters(address, count) => {
-                Response::ReadInputRegisters(read(Function::Input, address, count)?)
-            }
-            _ => return Err(ExceptionCode::IllegalFunction),
-        };
-        Ok(Some(response))
-    }
-}
-
-impl Service for Line {
-    type Request = SlaveRequest<'static>;
-    type Response = Option<Response>;
-    type Exception = ExceptionCode;
-    type Future = Ready<Result<Self::Response, Self::Exception>>;
-
-    fn call(&self, request: Self::Request) -> Self::Future {
-        ready(self.answer(request.slave, &request.request, (self.inner.clock)()))
+        Some(match device.read(read.function, read.address, read.count, time) {
+            Ok(words) => Answer::values(asked, read.function, &words),
+            Err(Refusal::IllegalDataAddress) => Answer::exception(asked, 0x02),
+            Err(Refusal::IllegalDataValue) => Answer::exception(asked, 0x03),
+        })
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{fs::File, net::IpAddr, path::PathBuf, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Parser;
 use corrente_config::PollerConfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Grid, History, LoadSource, Ports, Simulation, UnknownUnit, system_clock};
+use crate::{Grid, History, LoadSource, Ports, Simulation, UnknownUnit, faults, system_clock};
 
 /// Serves the meters of a poller's configuration, simulated.
 #[derive(Debug, Parser)]
@@ -42,6 +42,9 @@ pub struct Load {
     /// Say nothing to requests for units that are not there, instead of exception 0x0B
     #[arg(long)]
     pub silent: bool,
+    /// What goes wrong: a YAML file of faults
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
 }
 
 impl Load {
@@ -67,7 +70,16 @@ impl Load {
         } else {
             UnknownUnit::AsTransport
         };
-        Ok(Simulation::new(configs, source, system_clock())?.with_unknown_units(unknown))
+        let simulation = Simulation::new(configs, source, system_clock())?.with_unknown_units(unknown);
+        let Some(path) = &self.faults else {
+            return Ok(simulation);
+        };
+        simulation
+            .with_faults(faults::file::read(path)?)
+            .or_else(|problems| {
+                let lines: Vec<String> = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+                bail!("{} cannot come about:{}", path.display(), lines.concat())
+            })
     }
 }
 
@@ -88,7 +100,11 @@ impl Options {
             })
             .collect::<anyhow::Result<Vec<PollerConfig>>>()?;
         let ports = self.port_from.map_or(Ports::AsConfigured, Ports::From);
-        let served = self.load.simulation(&configs)?.serve(self.listen, ports).await?;
+        let simulation = self.load.simulation(&configs)?;
+        for fault in simulation.faults() {
+            tracing::info!(%fault, "in force");
+        }
+        let served = simulation.serve(self.listen, ports).await?;
         shutdown.cancelled().await;
         served.shutdown().await;
         Ok(())

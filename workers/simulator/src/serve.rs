@@ -9,15 +9,18 @@ use std::{
 };
 
 use corrente_config::PollerConfig;
-use corrente_crds::poller::Transport;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_modbus::server::{rtu_over_tcp, tcp};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use crate::{
+    connection::{self, End},
+    hub::{Entry, Hub},
     line::Line,
     simulation::{LoadSource, SimulatedEndpoint, Simulation, SimulationError, system_clock},
 };
@@ -111,6 +114,7 @@ impl Simulation {
         }
         let token = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let began = Instant::now();
         let mut addresses = BTreeMap::new();
         for (endpoint, address, listener) in listeners {
             let line = Line::new(
@@ -118,6 +122,7 @@ impl Simulation {
                 endpoint.transport,
                 self.unknown,
                 Arc::clone(&self.clock),
+                self.engine(endpoint),
             );
             tracing::info!(
                 endpoint = endpoint.name,
@@ -127,7 +132,8 @@ impl Simulation {
                 "serving"
             );
             addresses.insert(endpoint.name.clone(), address);
-            tasks.spawn(run(listener, endpoint.transport, line, token.clone()));
+            let hub = Hub::new(line, began, token.clone());
+            tasks.spawn(run(listener, hub, tasks.clone(), token.clone()));
         }
         tasks.close();
         Ok(Served {
@@ -162,34 +168,22 @@ impl Simulation {
 }
 
 /// Serves one listener until the token is cancelled. Its connections end with it.
-async fn run(listener: TcpListener, transport: Transport, line: Line, token: CancellationToken) {
-    let on_connected = |stream: TcpStream, peer: SocketAddr| {
-        let line = line.clone();
-        async move {
-            // Answers are small and awaited: Nagle's algorithm would hold each back. A connection that
-            // refuses the option is gone already.
-            Ok(match stream.set_nodelay(true) {
-                Ok(()) => Some((line, stream)),
-                Err(error) => {
-                    tracing::debug!(%peer, %error, "the connection is gone");
-                    None
-                }
-            })
-        }
-    };
-    let on_error = |error: io::Error| tracing::debug!(%error, "a connection ended with an error");
+async fn run(listener: TcpListener, hub: Arc<Hub>, tasks: TaskTracker, token: CancellationToken) {
     let serve = async {
-        match transport {
-            Transport::Tcp => {
-                let server = tcp::Server::new(listener);
-                loop {
-                    rest_after(server.serve(&on_connected, on_error).await).await;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    tasks.spawn(
+                        token
+                            .clone()
+                            .run_until_cancelled_owned(welcome(stream, Arc::clone(&hub))),
+                    );
                 }
-            }
-            Transport::RtuOverTcp => {
-                let server = rtu_over_tcp::Server::new(listener);
-                loop {
-                    rest_after(server.serve(&on_connected, on_error).await).await;
+                // Accepting fails when the process is out of file descriptors, and works again when some are
+                // closed.
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection; trying again");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -197,12 +191,30 @@ async fn run(listener: TcpListener, transport: Transport, line: Line, token: Can
     token.run_until_cancelled(serve).await;
 }
 
-/// Accepting fails when the process is out of file descriptors, and works again when some are closed.
-async fn rest_after(result: io::Result<()>) {
-    if let Err(error) = result {
-        tracing::warn!(%error, "failed to accept a connection; trying again");
+/// Serves a connection, or does with it what a fault wants.
+async fn welcome(mut stream: TcpStream, hub: Arc<Hub>) {
+    let place = match hub.enter() {
+        Entry::Serve(place) => place,
+        Entry::Refuse => return reset(&stream),
+        Entry::Ignore => return connection::ignore(&mut stream).await,
+    };
+    // Answers are small and awaited: Nagle's algorithm would hold each back. A connection that refuses the
+    // option is gone already.
+    if stream.set_nodelay(true).is_err() {
+        return;
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let close = place.close.clone();
+    let serve = connection::serve(&mut stream, place, &hub);
+    if close.run_until_cancelled(serve).await == Some(End::Reset) {
+        reset(&stream);
+    }
+}
+
+/// Lets the end of a connection be a reset.
+fn reset(stream: &TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "the connection is gone");
+    }
 }
 
 /// Meters that are being served. Dropping it ends them.

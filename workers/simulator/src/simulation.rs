@@ -4,15 +4,25 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use corrente_config::{PollerConfig, poller::MapKey};
-use corrente_crds::poller::{Endpoint, Transport};
+use corrente_crds::{
+    poller::{Endpoint, Transport},
+    profile::Kind,
+};
 use corrente_modbus::MapProblem;
 use corrente_record::Timestamp;
 
 use crate::{
     curve::Grid,
     device::{Device, Layout},
+    faults::{
+        Fault, Faults,
+        check::{self, FaultProblem, Scene},
+        engine::Engine,
+        meter::Changes,
+    },
     history::History,
     line::UnknownUnit,
+    wire::Framing,
 };
 
 /// What time it is for the meters.
@@ -88,6 +98,7 @@ pub struct Simulation {
     pub(crate) endpoints: Vec<SimulatedEndpoint>,
     pub(crate) unknown: UnknownUnit,
     pub(crate) clock: Clock,
+    faults: Faults,
 }
 
 /// An endpoint with its meters.
@@ -142,6 +153,7 @@ impl Simulation {
             endpoints,
             unknown: UnknownUnit::default(),
             clock,
+            faults: Faults::default(),
         })
     }
 
@@ -149,6 +161,65 @@ impl Simulation {
     #[must_use]
     pub fn with_unknown_units(self, unknown: UnknownUnit) -> Self {
         Self { unknown, ..self }
+    }
+
+    /// The same meters with faults. Those of counters and meters count their time from now on, the others from
+    /// when the meters are served.
+    ///
+    /// # Errors
+    /// Faults that cannot come about.
+    pub fn with_faults(mut self, faults: Faults) -> Result<Self, Vec<FaultProblem>> {
+        let scenes: Vec<Scene> = self.endpoints.iter().map(SimulatedEndpoint::scene).collect();
+        check::check(&faults, &scenes)?;
+        let start = (self.clock)();
+        for endpoint in &mut self.endpoints {
+            for (unit, device) in &mut endpoint.units {
+                let changes = Changes::of(&faults.list, &endpoint.name, device.name(), *unit, start);
+                device.change(changes);
+            }
+        }
+        Ok(Self { faults, ..self })
+    }
+
+    /// The faults that are in force.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults.list
+    }
+
+    pub(crate) fn engine(&self, endpoint: &SimulatedEndpoint) -> Engine {
+        let Scene {
+            name,
+            framing,
+            meters,
+            ..
+        } = endpoint.scene();
+        Engine::new(&self.faults, &name, &meters, framing)
+    }
+}
+
+impl SimulatedEndpoint {
+    /// What faults can be about here.
+    fn scene(&self) -> Scene {
+        let mut counters: Vec<String> = self
+            .units
+            .values()
+            .flat_map(|device| &device.map().values)
+            .filter(|value| value.kind == Kind::Counter)
+            .map(|value| value.name.to_string())
+            .collect();
+        counters.sort_unstable();
+        counters.dedup();
+        Scene {
+            name: self.name.clone(),
+            framing: Framing::from(self.transport),
+            meters: self
+                .units
+                .iter()
+                .map(|(unit, device)| (device.name().to_owned(), *unit))
+                .collect(),
+            counters,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     resolve::{ResolvedPoller, resolve_pipeline, resolve_poller},
 };
 use check::Checker;
-pub(crate) use sentence::closest;
+pub use sentence::closest;
 use yaml::{Node, documents};
 
 /// What the files hold.

@@ -199,7 +199,8 @@ fn range(here: Option<&Value>) -> String {
 }
 
 /// The known word that was probably meant.
-pub(crate) fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+#[must_use]
+pub fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|k| {
