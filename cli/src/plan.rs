@@ -149,6 +149,7 @@ fn describe_endpoint(out: &mut String, config: &PollerConfig, endpoint: &Endpoin
     let transport = match endpoint.transport {
         Transport::Tcp => "tcp",
         Transport::RtuOverTcp => "rtu-over-tcp",
+        Transport::Tls => "tls",
     };
     let share = micros as f64 / (interval.as_millis() as f64 * 10.0);
     let verdict = if share > 100.0 {

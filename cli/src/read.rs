@@ -65,11 +65,15 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
             if meters.is_empty() {
                 continue;
             }
-            let address = arguments.address.as_deref().unwrap_or(&endpoint.address);
-            let mut line = connect(config, endpoint, address)?;
+            let mut endpoint = endpoint.clone();
+            if let Some(address) = &arguments.address {
+                endpoint.address.clone_from(address);
+            }
+            let address = EndpointAddress::of(&endpoint)?;
+            let mut line = connect(config, &endpoint, &address);
             for meter in meters {
                 println!("{}: unit {} at {address}", meter.name, meter.unit_id);
-                match one(config, endpoint, meter, &mut line).await {
+                match one(config, &endpoint, meter, &mut line).await {
                     Ok(text) => println!("{text}"),
                     Err(error) => {
                         failed = true;
@@ -88,16 +92,12 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 type TcpLine = Line<TcpConnector>;
 
-fn connect(config: &PollerConfig, endpoint: &Endpoint, address: &str) -> Result<TcpLine> {
-    let connector = TcpConnector::new(
-        &EndpointAddress::normalise(address)?,
-        endpoint.transport,
-        config.timeout.as_std(),
-    );
+fn connect(config: &PollerConfig, endpoint: &Endpoint, address: &EndpointAddress) -> TcpLine {
+    let connector = TcpConnector::new(address, endpoint.transport, config.timeout.as_std());
     let pause = endpoint
         .inter_request_delay
         .map_or(Duration::ZERO, |delay| delay.as_std());
-    Ok(Line::new(connector, pause, ()))
+    Line::new(connector, pause, ())
 }
 
 async fn one(

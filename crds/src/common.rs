@@ -1,4 +1,4 @@
-//! What several kinds share: Kafka addresses, the pod template, conditions.
+//! What several kinds share: hosts, names of fields and Secrets, the pod template.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{Affinity, LocalObjectReference, ResourceRequire
 use kube::KubeSchema;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+pub use crate::kafka::KafkaCluster;
 
 /// The API group of every kind.
 pub const GROUP: &str = "corrente.dev";
@@ -27,10 +29,22 @@ macro_rules! port {
 }
 
 /// CEL: a list of `host:port`.
-const BROKERS: &str = concat!("self.all(a, a.matches('^", host!(), port!(), "$'))");
+pub(crate) const BROKERS: &str = concat!("self.all(a, a.matches('^", host!(), port!(), "$'))");
+
+/// CEL: a host alone.
+pub(crate) const HOST: &str = concat!("self.matches('^", host!(), "$')");
 
 /// CEL: `host` or `host:port`.
 pub(crate) const HOST_AND_MAYBE_PORT: &str = concat!("self.matches('^", host!(), "(", port!(), ")?$')");
+
+/// CEL: the address of a web server, without name and password.
+pub(crate) const HTTP_URL: &str = concat!(
+    "self.matches('^https?://",
+    host!(),
+    "(",
+    port!(),
+    ")?(/[-A-Za-z0-9_.~%/]*)?$')"
+);
 
 /// CEL: no name of the record's own fields.
 pub(crate) const NOT_RESERVED: &str =
@@ -105,17 +119,14 @@ fn node_selector(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A Kafka cluster.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct KafkaCluster {
-    /// The brokers to ask first, as `host:port`; the rest are learned from them.
-    #[schemars(length(min = 1, max = 16), inner(length(max = 259)))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
-    #[x_kube(validation = Rule::new(BROKERS).message(
-        "write each broker as host:port, such as kafka-0.kafka:9092 or [fd00::11]:9092"
-    ))]
-    pub bootstrap_servers: Vec<String>,
+/// The name of a Secret in the resource's own namespace, as Kubernetes has names.
+pub(crate) fn secret_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 253,
+        "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+    })
 }
 
 /// What the operator passes on to the pods it makes.
@@ -159,10 +170,7 @@ pub struct PodTemplate {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKey {
     /// The Secret's name.
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
-    )]
+    #[schemars(schema_with = "secret_name")]
     pub name: String,
     /// The key within the Secret.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]

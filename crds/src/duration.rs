@@ -171,6 +171,117 @@ impl JsonSchema for Duration {
     }
 }
 
+/// How long a topic keeps records: a whole number followed by `m`, `h` or `d`, such as `168h` or `30d`.
+///
+/// Whole minutes, at least 1 minute, at most 3650 days.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Retention {
+    minutes: u64,
+}
+
+/// Why a text is not a [`Retention`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "\"{0}\" is not a retention: write a whole number and a unit, m, h or d, from 1m to 3650d, as in 30d"
+)]
+pub struct NotARetention(String);
+
+/// CEL: a retention from 1 minute to 3650 days. CEL's own durations know no days.
+const IS_A_RETENTION: &str = concat!(
+    "self.matches('^[1-9][0-9]{0,6}(m|h|d)$') && (",
+    "self.endsWith('m') ? int(self.replace('m', '')) <= 5256000",
+    " : self.endsWith('h') ? int(self.replace('h', '')) <= 87600",
+    " : int(self.replace('d', '')) <= 3650)"
+);
+
+/// Minutes of 3650 days, the longest retention.
+const MAX_MINUTES: u64 = 3650 * 24 * 60;
+
+impl Retention {
+    /// The length in milliseconds, as Kafka's `retention.ms` has it.
+    #[must_use]
+    pub fn as_millis(self) -> u64 {
+        self.minutes * 60_000
+    }
+}
+
+impl FromStr for Retention {
+    type Err = NotARetention;
+
+    fn from_str(text: &str) -> Result<Self, NotARetention> {
+        let err = || NotARetention(text.to_owned());
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(err)?;
+        let (number, unit) = text.split_at(digits);
+        if number.starts_with('0') {
+            return Err(err());
+        }
+        let number: u64 = number.parse().map_err(|_| err())?;
+        let factor = match unit {
+            "m" => 1,
+            "h" => 60,
+            "d" => 24 * 60,
+            _ => return Err(err()),
+        };
+        let minutes = number.checked_mul(factor).ok_or_else(err)?;
+        if minutes == 0 || minutes > MAX_MINUTES {
+            return Err(err());
+        }
+        Ok(Self { minutes })
+    }
+}
+
+impl fmt::Display for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minutes = self.minutes;
+        match minutes {
+            _ if minutes.is_multiple_of(24 * 60) => write!(f, "{}d", minutes / (24 * 60)),
+            _ if minutes.is_multiple_of(60) => write!(f, "{}h", minutes / 60),
+            _ => write!(f, "{minutes}m"),
+        }
+    }
+}
+
+impl fmt::Debug for Retention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Retention {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Retention {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<'de, str>::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Retention {
+    fn schema_name() -> Cow<'static, str> {
+        "Retention".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "maxLength": 8,
+            "x-kubernetes-validations": [{
+                "rule": IS_A_RETENTION,
+                "message": "write a whole number and a unit, m, h or d, from 1m to 3650d, as in 30d",
+            }],
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +336,25 @@ mod tests {
             "99999999999999999999s",
         ] {
             let error = text.parse::<Duration>().unwrap_err().to_string();
+            assert!(error.contains("whole number and a unit"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn reads_and_writes_retentions() {
+        for (text, millis, canonical) in [
+            ("1m", 60_000, "1m"),
+            ("90m", 5_400_000, "90m"),
+            ("168h", 604_800_000, "7d"),
+            ("30d", 2_592_000_000, "30d"),
+            ("3650d", 315_360_000_000, "3650d"),
+        ] {
+            let retention: Retention = text.parse().unwrap();
+            assert_eq!(retention.as_millis(), millis, "{text}");
+            assert_eq!(retention.to_string(), canonical);
+        }
+        for text in ["", "7", "d", "0d", "07d", "10s", "1.5h", "3651d", "87601h", "1w"] {
+            let error = text.parse::<Retention>().unwrap_err().to_string();
             assert!(error.contains("whole number and a unit"), "{text}: {error}");
         }
     }

@@ -23,13 +23,15 @@ pub mod cases;
 pub mod common;
 pub mod duration;
 pub mod generate;
+pub mod kafka;
+pub mod output;
 pub mod pipeline;
 pub mod poller;
 pub mod profile;
 mod schema;
 
 pub use common::{GROUP, VERSION};
-pub use duration::Duration;
+pub use duration::{Duration, Retention};
 pub use pipeline::{TelemetryPipeline, TelemetryPipelineSpec, TelemetryPipelineStatus};
 pub use poller::{MeterPoller, MeterPollerSpec, MeterPollerStatus};
 pub use profile::{MeterProfile, MeterProfileSpec};

@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration,
-    common::{
-        FIELD_NAME, FIELD_NAME_LENGTH, KafkaCluster, NOT_RESERVED, NOT_RESERVED_MESSAGE, PodTemplate,
-        SecretKey,
-    },
+    common::{FIELD_NAME, FIELD_NAME_LENGTH, NOT_RESERVED, NOT_RESERVED_MESSAGE, PodTemplate, SecretKey},
+    kafka::KafkaCluster,
 };
 
 /// Stores the records of Kafka topics in a database, each exactly once.

@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration,
-    common::{FIELD_NAME, FIELD_NAME_LENGTH, HOST_AND_MAYBE_PORT, KafkaCluster, PodTemplate, record_labels},
+    common::{
+        FIELD_NAME, FIELD_NAME_LENGTH, HOST, HOST_AND_MAYBE_PORT, PodTemplate, record_labels, secret_name,
+    },
     duration::{AT_MOST_A_MINUTE, DIVIDES_A_DAY, DIVIDES_A_DAY_MESSAGE},
     profile::RegisterMap,
 };
+
+pub use crate::output::KafkaOutput;
 
 /// Reads meters behind Modbus endpoints at a fixed interval and publishes a record of each poll to Kafka.
 #[derive(CustomResource, Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
@@ -104,6 +108,12 @@ pub(crate) fn default_one() -> i32 {
     1
 }
 
+/// Whether it is left out, so that what was written before the field was there stays what it was.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_one(number: &i32) -> bool {
+    *number == 1
+}
+
 /// A register map with a name.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
@@ -119,12 +129,18 @@ pub struct NamedRegisterMap {
     pub map: RegisterMap,
 }
 
-/// A Modbus server. One endpoint is one line: its requests never overlap.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+/// A Modbus server. One endpoint is one line: its requests overlap only where `maxInFlight` allows it.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "self.transport != 'rtu-over-tcp' || self.meters.all(m, m.unitId >= 1 && m.unitId <= 247)"
 ).message("unit ids on a serial line (transport rtu-over-tcp) are 1 to 247: correct unitId"))]
+#[x_kube(validation = Rule::new("self.transport != 'tls' || has(self.tls)")
+    .message("transport tls needs tls: name the Secret of its certificates in tls.secretName"))]
+#[x_kube(validation = Rule::new("self.transport == 'tls' || !has(self.tls)")
+    .message("tls is for transport tls: write transport: tls, or remove tls"))]
+#[x_kube(validation = Rule::new("self.transport != 'rtu-over-tcp' || self.maxInFlight == 1")
+    .message("a serial line (transport rtu-over-tcp) carries one request at a time: remove maxInFlight"))]
 pub struct Endpoint {
     /// The endpoint's name, for status and metrics.
     #[schemars(
@@ -132,7 +148,7 @@ pub struct Endpoint {
         regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
     )]
     pub name: String,
-    /// `host` or `host:port`; the port is 502 where it is not given.
+    /// `host` or `host:port`; the port is 502 where it is not given, and 802 with transport `tls`.
     #[schemars(length(max = 259))]
     #[x_kube(validation = Rule::new(HOST_AND_MAYBE_PORT).message(
         "write host or host:port, such as 10.20.0.11, gateway-3:1502 or [fd00::11]:502"
@@ -141,6 +157,14 @@ pub struct Endpoint {
     /// How Modbus is carried.
     #[serde(default)]
     pub transport: Transport,
+    /// The certificates of transport `tls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EndpointTls>,
+    /// Most requests on their way at a time. More than 1 is for devices that take the next request before they
+    /// have answered the last one: many allow only one, and a gateway gains nothing from more.
+    #[serde(default = "default_one", skip_serializing_if = "is_one")]
+    #[schemars(range(min = 1, max = 16))]
+    pub max_in_flight: i32,
     /// The pause between an answer and the next request on this endpoint; at most a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new(AT_MOST_A_MINUTE).message("the pause is at most 1m: write a shorter one"))]
@@ -149,6 +173,36 @@ pub struct Endpoint {
     #[schemars(length(min = 1, max = 247))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub meters: Vec<Meter>,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            address: String::new(),
+            transport: Transport::default(),
+            tls: None,
+            max_in_flight: default_one(),
+            inter_request_delay: None,
+            meters: Vec::new(),
+        }
+    }
+}
+
+/// The certificates of a Modbus/TCP Security endpoint: both sides show one.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointTls {
+    /// A Secret of type `kubernetes.io/tls` with `ca.crt`, which the device's certificate must come from, and
+    /// `tls.crt` and `tls.key`, which the poller shows. It is mounted into the pod, never read by the operator.
+    #[schemars(schema_with = "secret_name")]
+    pub secret_name: String,
+    /// The name or IP address in the device's certificate, where it is not the host of the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    #[x_kube(validation = Rule::new(HOST)
+        .message("write the host alone, such as gateway-3.site, 10.20.0.11 or [fd00::11]"))]
+    pub server_name: Option<String>,
 }
 
 /// How Modbus is carried.
@@ -160,6 +214,8 @@ pub enum Transport {
     Tcp,
     /// RTU frames with their CRC over a TCP connection, as serial device servers carry them.
     RtuOverTcp,
+    /// Modbus/TCP Security: Modbus TCP within TLS, with certificates on both sides.
+    Tls,
 }
 
 /// One meter.
@@ -212,18 +268,6 @@ pub struct Meter {
 pub struct Output {
     /// A Kafka topic.
     pub kafka: KafkaOutput,
-}
-
-/// A Kafka topic to publish to.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct KafkaOutput {
-    /// The cluster.
-    #[serde(flatten)]
-    pub cluster: KafkaCluster,
-    /// The topic.
-    #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
-    pub topic: String,
 }
 
 /// The spool: a log on disk that every record passes through on its way to the broker.

@@ -109,7 +109,7 @@ pub fn without(endpoints: &[Endpoint], conflicts: &[Conflict]) -> Vec<Endpoint> 
         }
     }
     let lost = |endpoint: &Endpoint| {
-        EndpointAddress::normalise(&endpoint.address).is_ok_and(|address| lost_endpoints.contains(&address))
+        EndpointAddress::of(endpoint).is_ok_and(|address| lost_endpoints.contains(&address))
     };
     let mut left: Vec<Endpoint> = endpoints
         .iter()
@@ -128,8 +128,8 @@ pub fn without(endpoints: &[Endpoint], conflicts: &[Conflict]) -> Vec<Endpoint> 
 /// An endpoint's address as `host:port`, so that two ways to write it are one. What is no address is refused
 /// elsewhere; here it is only told apart from others.
 #[must_use]
-pub fn address_key(address: &str) -> String {
-    EndpointAddress::normalise(address).map_or_else(|_| address.to_owned(), |address| address.to_string())
+pub fn address_key(endpoint: &Endpoint) -> String {
+    EndpointAddress::of(endpoint).map_or_else(|_| endpoint.address.clone(), |address| address.to_string())
 }
 
 #[cfg(test)]

@@ -34,8 +34,10 @@ pub fn poller(name: &str, created: i64, endpoints: &[(&str, &str, &[&str])]) -> 
             kafka: KafkaOutput {
                 cluster: KafkaCluster {
                     bootstrap_servers: vec!["kafka:9092".to_owned()],
+                    ..KafkaCluster::default()
                 },
                 topic: "telemetry".to_owned(),
+                ..KafkaOutput::default()
             },
         },
         buffer: Buffer::default(),

@@ -22,7 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use corrente_crds::Duration as Span;
+use corrente_crds::{Duration as Span, poller::Transport};
 use corrente_runtime::{logging, shutdown};
 use corrente_simulator::{Ports, Served, options::Load};
 use tokio_util::sync::CancellationToken;
@@ -123,6 +123,11 @@ async fn simulated(site: &mut Site, load: &Load) -> Result<Served> {
                 .or_else(|| served.addresses.get(&endpoint.name))
             {
                 endpoint.address = address.to_string();
+                // The simulator has no certificates.
+                if endpoint.transport == Transport::Tls {
+                    endpoint.transport = Transport::Tcp;
+                    endpoint.tls = None;
+                }
             }
         }
     }

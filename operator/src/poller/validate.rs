@@ -71,10 +71,7 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPoller, Vec<Problem
     let mut shards = Vec::new();
     let mut problems = Vec::new();
     for (index, endpoints) in (0..).zip(spread(endpoints, poller.spec.shards)) {
-        let addresses: BTreeSet<String> = endpoints
-            .iter()
-            .map(|e| claims::address_key(&e.address))
-            .collect();
+        let addresses: BTreeSet<String> = endpoints.iter().map(claims::address_key).collect();
         let (count, meters) = (endpoints.len(), endpoints.iter().map(|e| e.meters.len()).sum());
         let file = match serde_json::to_string(&resolved.config(index, endpoints.iter())) {
             Ok(file) => file,
@@ -130,16 +127,13 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPoller, Vec<Problem
 /// The endpoints of each shard. Two entries with one address stay together, as they are one line.
 fn spread(endpoints: Vec<Endpoint>, shards: i32) -> Vec<Vec<Endpoint>> {
     let count = usize::try_from(shards).unwrap_or(1).max(1);
-    let addresses: BTreeSet<String> = endpoints
-        .iter()
-        .map(|e| claims::address_key(&e.address))
-        .collect();
+    let addresses: BTreeSet<String> = endpoints.iter().map(claims::address_key).collect();
     let keys: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let shard_of: BTreeMap<&str, usize> = keys.iter().copied().zip(sharding::assign(&keys, count)).collect();
     let mut spread: Vec<Vec<Endpoint>> = vec![Vec::new(); count];
     for endpoint in endpoints {
         let shard = shard_of
-            .get(claims::address_key(&endpoint.address).as_str())
+            .get(claims::address_key(&endpoint).as_str())
             .copied()
             .unwrap_or_default();
         spread[shard].push(endpoint);

@@ -6,8 +6,12 @@ use std::{
     str::FromStr,
 };
 
+use corrente_crds::poller::{Endpoint, Transport};
+
 /// The port of Modbus TCP, registered with IANA as `mbap`.
 pub const MODBUS_PORT: u16 = 502;
+/// The port of Modbus/TCP Security, registered with IANA as `mbap-s`.
+pub const MODBUS_TLS_PORT: u16 = 802;
 
 /// Host and port of an endpoint: the host in small letters and without the root's dot, an IP address in
 /// its canonical form, and a port always. It displays as `host:port`, which is what a socket takes.
@@ -25,16 +29,28 @@ pub struct EndpointAddress {
 pub struct NotAnAddress(String);
 
 impl EndpointAddress {
-    /// Brings an address into its one form.
+    /// The address of an endpoint in its one form, with the port of its transport where it names none.
+    ///
+    /// # Errors
+    /// As [`Self::normalise`].
+    pub fn of(endpoint: &Endpoint) -> Result<Self, NotAnAddress> {
+        Self::parse(&endpoint.address, default_port(endpoint.transport))
+    }
+
+    /// Brings an address into its one form, with the port of Modbus TCP where it names none.
     ///
     /// # Errors
     /// Where the host is empty, the port is none, or an address in brackets is not IPv6.
     pub fn normalise(address: &str) -> Result<Self, NotAnAddress> {
+        Self::parse(address, MODBUS_PORT)
+    }
+
+    fn parse(address: &str, default_port: u16) -> Result<Self, NotAnAddress> {
         let err = || NotAnAddress(address.to_owned());
         let (host, port) = match address.rsplit_once(':') {
             // A colon within brackets belongs to the address.
             Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| err())?),
-            _ => (address, MODBUS_PORT),
+            _ => (address, default_port),
         };
         if port == 0 {
             return Err(err());
@@ -83,6 +99,15 @@ impl fmt::Display for EndpointAddress {
     }
 }
 
+/// The port of a transport where an address names none.
+#[must_use]
+pub fn default_port(transport: Transport) -> u16 {
+    match transport {
+        Transport::Tcp | Transport::RtuOverTcp => MODBUS_PORT,
+        Transport::Tls => MODBUS_TLS_PORT,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +126,24 @@ mod tests {
             let address = EndpointAddress::normalise(written).unwrap();
             assert_eq!(address.to_string(), form, "{written}");
             assert_eq!(form.parse(), Ok(address));
+        }
+    }
+
+    #[test]
+    fn a_transport_has_its_port() {
+        for (transport, written, form) in [
+            (Transport::Tcp, "gw", "gw:502"),
+            (Transport::RtuOverTcp, "gw", "gw:502"),
+            (Transport::Tls, "gw", "gw:802"),
+            (Transport::Tls, "[fd00::11]", "[fd00::11]:802"),
+            (Transport::Tls, "gw:502", "gw:502"),
+        ] {
+            let endpoint = Endpoint {
+                address: written.to_owned(),
+                transport,
+                ..Endpoint::default()
+            };
+            assert_eq!(EndpointAddress::of(&endpoint).unwrap().to_string(), form);
         }
     }
 

@@ -81,7 +81,7 @@ pub fn conflicts(pollers: &[Owner<'_>]) -> BTreeMap<(String, String), Vec<Confli
         let brokers = brokers(&kafka.cluster);
         for (e, endpoint) in poller.spec.endpoints.iter().enumerate() {
             // An address that is none is the schema's to refuse, and owns nothing.
-            if let Ok(address) = EndpointAddress::normalise(&endpoint.address)
+            if let Ok(address) = EndpointAddress::of(endpoint)
                 && let Some(owner) = take(&mut endpoints, address.clone(), poller)
             {
                 lost.push(Conflict {

@@ -6,7 +6,8 @@
 //! 3. [`resolve`]: resources to files, with every check that needs a look at several documents; and
 //!    [`conflict`], those that need a look at all MeterPollers.
 //! 4. [`manifest`]: a folder of YAML to resources, with every check of the API server, offline.
-//! 5. [`report`]: what the workers say of themselves, and the paths they find things under.
+//! 5. [`report`]: what the workers say of themselves, and the paths they find things under; [`secrets`], those
+//!    of what is secret.
 //! 6. [`address`] and [`mod@hash`]: one form for an endpoint's address, and a name for a configuration.
 
 pub mod address;
@@ -18,6 +19,7 @@ pub mod poller;
 pub mod problem;
 pub mod report;
 pub mod resolve;
+pub mod secrets;
 
 pub use address::EndpointAddress;
 pub use manifest::closest;
@@ -25,3 +27,4 @@ pub use pipeline::PipelineConfig;
 pub use poller::PollerConfig;
 pub use problem::Problem;
 pub use resolve::{ResolvedPoller, resolve_pipeline, resolve_poller};
+pub use secrets::Secrets;

@@ -5,6 +5,8 @@
 use corrente_crds::poller::{FailingMeter, MeterCounts};
 use serde::{Deserialize, Serialize};
 
+pub use crate::secrets::{SECRETS_PATH, Secrets};
+
 /// The path of the poller's configuration file in its pod.
 pub const POLLER_CONFIG_PATH: &str = "/etc/corrente/config/poller.json";
 /// The path of the pipeline worker's configuration file in its pod.

@@ -67,7 +67,7 @@ pub fn cost_model(endpoint: &Endpoint) -> CostModel {
         .inter_request_delay
         .map_or(Duration::ZERO, |delay| delay.as_std());
     match endpoint.transport {
-        Transport::Tcp => CostModel::default(),
+        Transport::Tcp | Transport::Tls => CostModel::default(),
         Transport::RtuOverTcp => CostModel::serial(SERIAL_BAUD, SERIAL_TURNAROUND),
     }
     .with_pause(pause)
@@ -110,7 +110,7 @@ pub fn endpoints(config: &PollerConfig) -> Vec<(EndpointSetup, EndpointState)> {
 }
 
 fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, EndpointState) {
-    let address = EndpointAddress::normalise(&endpoint.address);
+    let address = EndpointAddress::of(endpoint);
     let (mut meters, mut states) = (Vec::new(), Vec::new());
     for (index, meter) in endpoint.meters.iter().enumerate() {
         let mut state = MeterState {

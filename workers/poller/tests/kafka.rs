@@ -30,8 +30,10 @@ fn output(bootstrap: &str, topic: &str) -> KafkaOutput {
     KafkaOutput {
         cluster: KafkaCluster {
             bootstrap_servers: bootstrap.split(',').map(str::to_owned).collect(),
+            ..KafkaCluster::default()
         },
         topic: topic.to_owned(),
+        ..KafkaOutput::default()
     }
 }
 

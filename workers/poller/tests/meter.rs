@@ -62,8 +62,8 @@ async fn reads_every_table_over_both_transports() {
     ]});
     for transport in [Transport::Tcp, Transport::RtuOverTcp] {
         let device = match transport {
-            Transport::Tcp => Device::tcp().await,
             Transport::RtuOverTcp => Device::rtu().await,
+            _ => Device::tcp().await,
         };
         device.set(5, 100, &[0xffff, 0xfffe, 0, 0, 1, 2]);
         device.unit(5, |unit: &mut Unit| {

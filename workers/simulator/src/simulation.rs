@@ -138,6 +138,12 @@ impl Simulation {
                 } else {
                     endpoint.name.clone()
                 };
+                if endpoint.transport == Transport::Tls {
+                    tracing::warn!(
+                        endpoint = name,
+                        "TLS is not simulated: the endpoint is served without it"
+                    );
+                }
                 endpoints.push(SimulatedEndpoint {
                     name,
                     address: endpoint.address.clone(),

@@ -118,7 +118,7 @@ fn addresses(spec: &MeterPollerSpec, problems: &mut Vec<Problem>) {
     let mut seen: HashMap<EndpointAddress, &str> = HashMap::new();
     for (e, endpoint) in spec.endpoints.iter().enumerate() {
         let path = format!("spec.endpoints[{e}].address");
-        let address = match EndpointAddress::normalise(&endpoint.address) {
+        let address = match EndpointAddress::of(endpoint) {
             Ok(address) => address,
             Err(error) => {
                 problems.push(Problem::new(path, error.to_string()));

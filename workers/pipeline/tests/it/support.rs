@@ -38,6 +38,7 @@ pub fn config(name: &str, topics: &[&str], sink: SinkConfig) -> PipelineConfig {
         name: name.to_owned(),
         kafka: KafkaCluster {
             bootstrap_servers: vec![std::env::var("CORRENTE_TEST_KAFKA").unwrap_or("127.0.0.1:9".to_owned())],
+            ..KafkaCluster::default()
         },
         topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
         group: format!("corrente.test.{name}"),

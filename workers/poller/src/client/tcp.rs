@@ -55,6 +55,9 @@ impl Connector for TcpConnector {
             address: self.address.clone(),
             reason,
         };
+        if self.transport == Transport::Tls {
+            return Err(fail("transport tls is not spoken by this version".to_owned()));
+        }
         let stream = match timeout(self.timeout, TcpStream::connect(&self.address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(fail(short(&error))),
@@ -70,7 +73,7 @@ impl Connector for TcpConnector {
         }
         let slave = Slave(0);
         let context = match self.transport {
-            Transport::Tcp => tcp::attach_slave(Shared(socket.clone()), slave),
+            Transport::Tcp | Transport::Tls => tcp::attach_slave(Shared(socket.clone()), slave),
             Transport::RtuOverTcp => rtu::attach_slave(Shared(socket.clone()), slave),
         };
         Ok(TcpClient {
