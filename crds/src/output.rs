@@ -30,6 +30,7 @@ pub struct KafkaOutput {
     pub create_topic: Option<CreateTopic>,
     /// How a record is written.
     #[serde(default, skip_serializing_if = "Format::is_default")]
+    #[schemars(extend("default" = "json"))]
     pub format: Format,
     /// The schema registry of the formats `avro` and `protobuf`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -163,7 +163,7 @@ pub struct Endpoint {
     /// Most requests on their way at a time. More than 1 is for devices that take the next request before they
     /// have answered the last one: many allow only one, and a gateway gains nothing from more.
     #[serde(default = "default_one", skip_serializing_if = "is_one")]
-    #[schemars(range(min = 1, max = 16))]
+    #[schemars(range(min = 1, max = 16), extend("default" = 1))]
     pub max_in_flight: i32,
     /// The pause between an answer and the next request on this endpoint; at most a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
