@@ -4,9 +4,17 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use corrente_config::{PipelineConfig, report::PIPELINE_CONFIG_PATH};
-use corrente_runtime::{http, logging, metrics, shutdown};
-use tokio_util::task::AbortOnDropHandle;
+use corrente_config::{
+    PipelineConfig,
+    report::PIPELINE_CONFIG_PATH,
+    secrets::{SECRETS_PATH, Secrets},
+};
+use corrente_runtime::{
+    http,
+    kafka::{Access, Settings},
+    logging, metrics, shutdown,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     run,
@@ -27,6 +35,9 @@ pub struct Args {
     /// The configuration file.
     #[arg(long, value_name = "PATH", default_value = PIPELINE_CONFIG_PATH)]
     config: PathBuf,
+    /// The folder that the Secrets are mounted in.
+    #[arg(long, env = "CORRENTE_SECRETS", value_name = "DIR", default_value = SECRETS_PATH)]
+    secrets: PathBuf,
     /// The port of /livez, /readyz, /metrics and /status; 0 takes a free one.
     #[arg(long, value_name = "PORT", default_value_t = http::PORT)]
     listen: u16,
@@ -51,7 +62,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(work(config, args.listen));
+    let result = runtime.block_on(work(config, Secrets::new(args.secrets), args.listen));
     runtime.shutdown_timeout(LAST);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,7 +89,7 @@ fn load(path: &PathBuf) -> anyhow::Result<PipelineConfig> {
     Ok(config)
 }
 
-async fn work(config: PipelineConfig, port: u16) -> anyhow::Result<()> {
+async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Result<()> {
     let shutdown = shutdown::token().context("failed to listen for signals")?;
     metrics::install();
     let _upkeep = AbortOnDropHandle::new(tokio::spawn(metrics::upkeep()));
@@ -98,10 +109,48 @@ async fn work(config: PipelineConfig, port: u16) -> anyhow::Result<()> {
         state.clone(),
         shutdown.child_token(),
     )));
-    let source = KafkaSource::new(&config).context("failed to start the Kafka consumer")?;
+    let access = Access::new(&config.kafka, &secrets);
+    let Some(settings) = readable(&access, &state, &shutdown).await else {
+        return Ok(());
+    };
+    let source =
+        KafkaSource::new(&config, &access, &settings).context("failed to start the Kafka consumer")?;
+    // A consumer keeps what it was made with. Ending in good order and being started again takes a second, and
+    // is what the worker is best at: it goes on where the database says.
+    let ended = shutdown.clone();
+    let _watch = AbortOnDropHandle::new(tokio::spawn(async move {
+        access.changed(Some(&settings)).await;
+        tracing::info!(
+            "the files that let this worker into Kafka have changed: it ends, to be started with the new ones"
+        );
+        ended.cancel();
+    }));
     match (PostgresSink::new(&config), SqliteSink::new(&config)) {
         (Some(sink), _) => run(config, source, sink, state, shutdown).await,
         (None, Some(sink)) => run(config, source, sink, state, shutdown).await,
         (None, None) => anyhow::bail!("the configuration names no sink that this worker has"),
+    }
+}
+
+/// What lets the worker into the cluster, once the files can be read. `None` where it is told to end before.
+async fn readable(access: &Access, state: &PipelineState, shutdown: &CancellationToken) -> Option<Settings> {
+    match access.read() {
+        Ok(settings) => Some(settings),
+        Err(error) => {
+            tracing::error!(%error, "Kafka cannot be used yet");
+            state.broker_failed(&error.to_string());
+            let changed = std::pin::pin!(access.changed(None));
+            let alive = async {
+                loop {
+                    state.beat();
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            tokio::select! {
+                settings = changed => Some(settings),
+                () = shutdown.cancelled() => None,
+                () = alive => None,
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use corrente_config::{PollerConfig, report};
+use corrente_config::{PollerConfig, report, secrets::Secrets};
 use corrente_poller::{PollerState, kafka::KafkaProducer, setup};
 use corrente_runtime::{http, logging, metrics, shutdown};
 
@@ -21,6 +21,9 @@ struct Arguments {
     /// The folder of the spool.
     #[arg(long, env = "CORRENTE_SPOOL", default_value = report::SPOOL_PATH)]
     spool: PathBuf,
+    /// The folder that the Secrets are mounted in.
+    #[arg(long, env = "CORRENTE_SECRETS", value_name = "DIR", default_value = report::SECRETS_PATH)]
+    secrets: PathBuf,
     /// The port of /metrics, /livez, /readyz and /status.
     #[arg(long, env = "CORRENTE_LISTEN", default_value_t = http::PORT)]
     listen: u16,
@@ -69,6 +72,11 @@ async fn serve(arguments: Arguments, config: PollerConfig) -> anyhow::Result<()>
         "corrente-poller-{}-{}-{}",
         config.namespace, config.name, config.shard
     );
-    let producer = |deliveries| Ok(KafkaProducer::new(&output, &client, deliveries, trouble)?);
+    let secrets = Secrets::new(&arguments.secrets);
+    let producer = |deliveries| {
+        Ok(KafkaProducer::new(
+            &output, &secrets, &client, deliveries, trouble,
+        ))
+    };
     corrente_poller::run(config, &arguments.spool, producer, state, shutdown).await
 }

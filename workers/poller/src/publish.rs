@@ -7,6 +7,9 @@
 //! 3. It fills its [`Window`] from the spool and sends what is unsent, until the producer takes no more. Then
 //!    it hears deliveries first, since one of them may say that an earlier record is to be sent again.
 //!
+//! Where the producer says that the topic has no such partition any more, the publisher hears what is on its way
+//! and begins again with 1: a topic that was made anew with fewer partitions must not stop it.
+//!
 //! It never gives up, and nothing is lost by waiting: the spool holds what the broker does not take.
 
 use std::{
@@ -30,6 +33,8 @@ use crate::{
 
 /// How long a full producer queue is given before it is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(50);
+/// How long a topic that is not what it was is given before its partitions are asked for again.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the broker may take to acknowledge anything before the status speaks of it.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -74,6 +79,8 @@ pub struct Publisher<'a, P> {
     window: Window,
     backoff: Backoff,
     partitions: i32,
+    /// Whether the partitions have to be asked for again before anything is sent.
+    unsettled: bool,
     /// The seq of the newest record that was read from the spool.
     read_to: u64,
 }
@@ -98,6 +105,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
             window: Window::new(limits),
             backoff: Backoff::new(backoff::BROKER),
             partitions: 1,
+            unsettled: false,
             read_to,
         }
     }
@@ -121,6 +129,17 @@ impl<'a, P: Producer> Publisher<'a, P> {
             }
             if drain.is_cancelled() && self.window.is_empty() && !more {
                 return;
+            }
+            if self.unsettled && self.window.in_flight() == 0 {
+                tokio::select! {
+                    () = sleep(SETTLE_PAUSE) => {}
+                    () = drain.cancelled() => return,
+                }
+                if !self.meet_the_broker(&drain).await {
+                    return;
+                }
+                self.unsettled = false;
+                continue;
             }
             let now = Instant::now();
             if self.window.in_flight() == 0 {
@@ -207,7 +226,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
 
     /// Sends what may be sent; whether the producer's queue is full.
     fn send(&mut self) -> bool {
-        if self.backoff.left(Instant::now()).is_some() {
+        if self.unsettled || self.backoff.left(Instant::now()).is_some() {
             return false;
         }
         while let Some(record) = self.window.next_unsent() {
@@ -224,6 +243,15 @@ impl<'a, P: Producer> Publisher<'a, P> {
                 Err(SendError::NotNow(reason)) => {
                     tracing::warn!(reason, "the broker takes no records now");
                     self.backoff.failed(Instant::now());
+                    self.trouble.say(reason);
+                    return false;
+                }
+                Err(SendError::Unsettled(reason)) => {
+                    tracing::warn!(
+                        reason,
+                        "the topic has changed; its partitions are asked for again"
+                    );
+                    self.unsettled = true;
                     self.trouble.say(reason);
                     return false;
                 }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use corrente_config::Secrets;
 use corrente_crds::{common::KafkaCluster, poller::KafkaOutput};
 use corrente_poller::{
     kafka::KafkaProducer,
@@ -71,7 +72,7 @@ struct Publishing {
 fn publish(spool: &SharedSpool, output: &KafkaOutput, window: usize) -> Publishing {
     let (sender, deliveries) = mpsc::unbounded_channel();
     let (trouble, drain) = (Arc::new(Trouble::default()), CancellationToken::new());
-    let producer = KafkaProducer::new(output, "test", sender, trouble.clone()).unwrap();
+    let producer = KafkaProducer::new(output, &Secrets::default(), "test", sender, trouble.clone());
     let (spool, topic) = (spool.clone(), output.topic.clone());
     let (said, draining) = (trouble.clone(), drain.clone());
     let limits = WindowLimits {
@@ -185,22 +186,33 @@ async fn a_fatal_error_costs_a_producer_and_no_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_record_overtakes_one_that_comes_back() {
+    let fine = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+    let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    nothing_is_overtaken(&[fine, gone, fine, fine, fine, fine, fine, gone]).await;
+}
+
+/// A broker takes any batch for the first of a producer that it does not know yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_record_overtakes_the_very_first_one_of_a_producer() {
+    let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    let few = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;
+    // Given back by the producer, and tried again by librdkafka itself.
+    nothing_is_overtaken(&[gone]).await;
+    nothing_is_overtaken(&[few]).await;
+}
+
+/// What happens to produce requests in turn, while more batches of the partition would be in flight.
+async fn nothing_is_overtaken(answers: &[RDKafkaRespErr]) {
     let cluster = mock();
     cluster.create_topic("one", 1, 1).unwrap();
     let output = output(&cluster.bootstrap_servers(), "one");
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     fill(&spool, 2_000, 200).await;
-    // A right that is gone for a moment, while more batches of the partition are in flight.
     cluster
         .broker_round_trip_time(1, Duration::from_millis(30))
         .unwrap();
-    let fine = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
-    let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-    cluster.request_errors(
-        RDKafkaApiKey::Produce,
-        &[fine, gone, fine, fine, fine, fine, fine, gone],
-    );
+    cluster.request_errors(RDKafkaApiKey::Produce, answers);
     let publishing = publish(&spool, &output, 10_000);
     drained(&spool).await;
     cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
@@ -272,11 +284,11 @@ async fn an_unreachable_broker_is_named() {
         .unwrap();
     let producer = KafkaProducer::new(
         &output(&gone.to_string(), "meters"),
+        &Secrets::default(),
         "test",
         sender,
         Arc::default(),
-    )
-    .unwrap();
+    );
     let error = producer.partitions().await.unwrap_err().to_string();
     assert!(error.contains("the broker does not answer"), "{error}");
 }

@@ -51,6 +51,10 @@ pub enum SendError {
     /// again.
     #[error("the broker does not take it now: {0}")]
     NotNow(String),
+    /// The topic has no such partition, or is gone: hear what is on its way, ask for the partitions again, and
+    /// send this message first.
+    #[error("the topic is not what it was: {0}")]
+    Unsettled(String),
     /// This message can never be published, as one that is larger than the broker allows.
     #[error("the broker refuses it: {0}")]
     Refused(String),

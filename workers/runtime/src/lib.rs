@@ -6,9 +6,12 @@
 //! 3. [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
 //! 4. [`shutdown`]: SIGTERM and SIGINT as one token.
 //! 5. [`broker`]: what the workers need of a broker, and [`memory`], a broker within the process.
+//! 6. `kafka` (a feature): how the Kafka clients of the workers are let in by a cluster.
 
 pub mod broker;
 pub mod http;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod logging;
 pub mod memory;
 pub mod metrics;

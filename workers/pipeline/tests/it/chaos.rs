@@ -9,11 +9,10 @@ use std::{
 };
 
 use corrente_config::{PipelineConfig, pipeline::Hypertable};
-use corrente_pipeline::source::kafka::KafkaSource;
 
 use crate::{
     database::{Database, connect, url},
-    support::{Worker, unique, wait},
+    support::{Worker, source, unique, wait},
     topic::Topic,
 };
 
@@ -48,7 +47,7 @@ async fn two_workers_aborted_and_rebalanced_and_connections_cut() {
             chunk_interval_millis: None,
         }),
     );
-    let start = || Worker::start(&config, KafkaSource::new(&config).unwrap(), db.sink(&config));
+    let start = || Worker::start(&config, source(&config), db.sink(&config));
     let feeder = feed(&topic, EACH);
     let mut workers = [start(), start()];
     let outside = connect(&url()).await;

@@ -1,16 +1,15 @@
 //! The whole worker: real Kafka to real PostgreSQL.
 
-use corrente_pipeline::source::kafka::KafkaSource;
 use corrente_runtime::http::Probe as _;
 
 use crate::{
     database::Database,
-    support::{Worker, wait},
+    support::{Worker, source, wait},
     topic::Topic,
 };
 
 fn worker(db: &Database, config: &corrente_config::PipelineConfig) -> Worker {
-    Worker::start(config, KafkaSource::new(config).unwrap(), db.sink(config))
+    Worker::start(config, source(config), db.sink(config))
 }
 
 #[tokio::test(flavor = "multi_thread")]

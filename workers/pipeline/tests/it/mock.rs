@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use corrente_config::pipeline::SinkConfig;
-use corrente_pipeline::{sink::sqlite::SqliteSink, source::kafka::KafkaSource};
+use corrente_pipeline::sink::sqlite::SqliteSink;
 use rdkafka::{
     ClientConfig,
     mocking::MockCluster,
     producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer},
 };
 
-use crate::support::{Worker, config, record, wait};
+use crate::support::{Worker, config, record, source, wait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_goes_away_is_waited_for() {
@@ -38,11 +38,7 @@ async fn a_broker_that_goes_away_is_waited_for() {
         producer.flush(Duration::from_secs(20)).unwrap();
     };
     send(0..100);
-    let worker = Worker::start(
-        &config,
-        KafkaSource::new(&config).unwrap(),
-        SqliteSink::new(&config).unwrap(),
-    );
+    let worker = Worker::start(&config, source(&config), SqliteSink::new(&config).unwrap());
     wait("the first rows", async || worker.report().rows == 100).await;
     cluster.broker_down(1).unwrap();
     worker.trouble("").await;

@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use corrente_config::{PipelineConfig, pipeline::SinkConfig, report::PipelineReport};
+use corrente_config::{PipelineConfig, Secrets, pipeline::SinkConfig, report::PipelineReport};
 use corrente_crds::{Duration as Span, common::KafkaCluster, pipeline::Batch};
-use corrente_pipeline::{PipelineState, run, sink::Sink};
+use corrente_pipeline::{PipelineState, run, sink::Sink, source::kafka::KafkaSource};
 use corrente_runtime::{
     broker::{Outgoing, Producer as _, Source},
+    kafka::Access,
     memory::{MemoryBroker, MemoryProducer},
 };
 use tokio::task::JoinHandle;
@@ -29,6 +30,12 @@ pub fn unique(what: &str) -> String {
         mixed & 0xffff_ffff_ffff,
         COUNT.fetch_add(1, Ordering::Relaxed)
     )
+}
+
+/// A consumer of a cluster that lets everybody in.
+pub fn source(config: &PipelineConfig) -> KafkaSource {
+    let access = Access::new(&config.kafka, &Secrets::default());
+    KafkaSource::new(config, &access, &access.read().unwrap()).unwrap()
 }
 
 /// A configuration with small batches, so that there are many.

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use corrente_runtime::broker::{Incoming, SourceEvent, TopicPartition};
+use corrente_runtime::{
+    broker::{Incoming, SourceEvent, TopicPartition},
+    kafka::Access,
+};
 use rdkafka::{
     ClientContext, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -24,6 +27,7 @@ pub(super) enum Event {
 
 /// What librdkafka calls back, always on the thread that polls.
 pub(super) struct Context {
+    pub access: Access,
     pub events: mpsc::UnboundedSender<Event>,
     pub shared: Mutex<Shared>,
     pub topics: Vec<Arc<str>>,
@@ -71,6 +75,11 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(refused) = self.access.explain(reason) {
+            tracing::debug!(%error, reason, "librdkafka");
+            self.send(SourceEvent::Trouble(refused));
+            return;
+        }
         // The same error comes out of the next poll, without the reason; there it is acted on.
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset) => {}

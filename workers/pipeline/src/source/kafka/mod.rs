@@ -25,7 +25,10 @@ use std::{
 };
 
 use corrente_config::PipelineConfig;
-use corrente_runtime::broker::{BrokerError, Source, SourceEvent, Start, TopicPartition};
+use corrente_runtime::{
+    broker::{BrokerError, Source, SourceEvent, Start, TopicPartition},
+    kafka::{Access, Settings},
+};
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer},
@@ -61,18 +64,22 @@ pub struct KafkaSource {
 }
 
 impl KafkaSource {
-    /// Joins the pipeline's group. The broker need not be there yet.
+    /// Joins the pipeline's group, let in by `settings`, which `access` has read. The broker need not be there
+    /// yet. A consumer keeps its settings: when those change, the worker makes another one.
     ///
     /// # Errors
     /// Where librdkafka refuses the configuration, or the thread cannot be started.
-    pub fn new(config: &PipelineConfig) -> anyhow::Result<Self> {
+    pub fn new(config: &PipelineConfig, access: &Access, settings: &Settings) -> anyhow::Result<Self> {
         let (sender, events) = mpsc::unbounded_channel();
         let context = Context {
+            access: access.clone(),
             events: sender.clone(),
             shared: Mutex::default(),
             topics: config.topics.iter().map(|topic| topic.as_str().into()).collect(),
         };
-        let consumer: BaseConsumer<Context> = client_config(config).create_with_context(context)?;
+        let consumer: BaseConsumer<Context> = client_config(config, settings)
+            .create_with_context(context)
+            .map_err(|error| anyhow::anyhow!(access.explain_unusable(&error.to_string())))?;
         let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics)?;
         let consumer = Arc::new(consumer);
@@ -125,10 +132,9 @@ impl KafkaSource {
     }
 }
 
-fn client_config(config: &PipelineConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
+fn client_config(config: &PipelineConfig, settings: &Settings) -> ClientConfig {
+    let mut client = settings.client_config();
     client
-        .set("bootstrap.servers", config.kafka.bootstrap_servers.join(","))
         .set("group.id", &config.group)
         .set("client.id", "corrente-pipeline")
         .set("partition.assignment.strategy", "cooperative-sticky")
