@@ -75,7 +75,7 @@ missing_for_stack() {
   fi
 }
 
-shell_scripts() { shellcheck -x -P "$ROOT" e2e/*.sh e2e/stack/*.sh .ci/run; }
+shell_scripts() { shellcheck -x -P "$ROOT" e2e/*.sh e2e/stack/*.sh bench/*.sh .ci/run; }
 
 # Every cargo command names the whole workspace and picks by filter, because another
 # choice of packages is another choice of features, and compiles the dependencies anew.

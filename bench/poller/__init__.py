@@ -1,0 +1,1 @@
+"""The poller measured beside Telegraf; see ../README.md."""
