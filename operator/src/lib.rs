@@ -34,6 +34,7 @@ pub mod poller;
 pub mod profiles;
 pub mod prune;
 pub mod quantity;
+pub mod secrets;
 pub mod sharding;
 pub mod status;
 pub mod telemetry;

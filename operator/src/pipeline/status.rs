@@ -13,6 +13,7 @@ use crate::{
     conditions::{self, Verdict},
     naming, podstate,
     poller::status::{Refusal, Workers, refused_conditions},
+    secrets,
     vocabulary::{annotations, conditions as types, labels, reasons},
 };
 
@@ -102,9 +103,9 @@ fn readiness(pipeline: &ValidatedPipeline, pods: &[&Arc<Pod>], ready: usize, wan
     if pods.iter().any(|pod| podstate::is_being_created(pod)) {
         // Whether the Secret is there is not looked up: the operator may not read Secrets.
         let SecretKey { name, key } = &pipeline.secret;
-        troubles.push(format!(
-            "pods wait for their volumes: the Secret {name} must be there and have the key {key}"
-        ));
+        let mut needed = vec![format!("the Secret {name} must be there and have the key {key}")];
+        needed.extend(secrets::sentences(&pipeline.secrets));
+        troubles.push(format!("pods wait for their volumes: {}", needed.join(", ")));
     }
     if !troubles.is_empty() {
         message += &format!(": {}", conditions::sentences(&troubles, 3));

@@ -11,7 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use super::dereference::Dereferenced;
-use crate::{context::Key, naming::Revision};
+use crate::{
+    context::Key,
+    naming::Revision,
+    secrets::{self, Need},
+};
 
 /// Most bytes of the file; a ConfigMap may have 1 MiB in all.
 const MOST_BYTES: usize = 900 * 1024;
@@ -37,6 +41,8 @@ pub struct ValidatedPipeline {
     pub file: String,
     /// The Secret's key that holds the sink's address.
     pub secret: SecretKey,
+    /// What its pods need of further Secrets.
+    pub secrets: Vec<Need>,
     /// Most bytes of a batch, which a pod has to have room for.
     pub batch_bytes: i32,
 }
@@ -86,6 +92,7 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPipeline, Vec<Probl
         revision: Revision::of_pipeline(&key.name, &file),
         file,
         secret: secret.clone(),
+        secrets: secrets::of_kafka(&spec.source.kafka.cluster),
         batch_bytes: spec.batch.max_bytes,
         key,
     })

@@ -13,11 +13,12 @@ use corrente_crds::{
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::ResourceExt;
 
-use super::validate::ValidatedPoller;
+use super::validate::{ValidatedPoller, ValidatedShard};
 use crate::{
     claims,
     conditions::{self, Verdict},
     naming, podstate,
+    secrets::{self, Need},
     vocabulary::{annotations, conditions as types, labels, reasons},
 };
 
@@ -231,11 +232,12 @@ fn ready(poller: &ValidatedPoller, shards: &[ShardStatus], seen: &Seen<'_>) -> V
         )
     } else if seen.waits.is_empty() {
         let mut message = format!("{ready} of {} shards run and are ready", shards.len());
-        let troubles: Vec<String> = seen
+        let mut troubles: Vec<String> = seen
             .pods
             .iter()
             .filter_map(|pod| podstate::trouble(pod))
             .collect();
+        troubles.extend(missing_secrets(poller, seen));
         if !troubles.is_empty() {
             message += &format!(": {}", conditions::sentences(&troubles, MOST_SENTENCES));
         }
@@ -247,6 +249,26 @@ fn ready(poller: &ValidatedPoller, shards: &[ShardStatus], seen: &Seen<'_>) -> V
             conditions::sentences(seen.waits, MOST_SENTENCES),
         )
     }
+}
+
+/// What pods that wait for their volumes need. Whether it is there is not looked up: the operator may not
+/// read Secrets.
+fn missing_secrets(poller: &ValidatedPoller, seen: &Seen<'_>) -> Option<String> {
+    let waiting = |shard: &&ValidatedShard| {
+        let its = |pod: &&Arc<Pod>| runs(pod, shard.revision.as_str()) && podstate::is_being_created(pod);
+        seen.pods.iter().any(|pod| its(&pod))
+    };
+    let mut needs: Vec<Need> = poller
+        .shards
+        .iter()
+        .filter(waiting)
+        .flat_map(|shard| shard.secrets.iter().cloned())
+        .collect();
+    needs.sort();
+    needs.dedup();
+    let needed = secrets::sentences(&needs);
+    let most = conditions::sentences(&needed, MOST_SENTENCES);
+    (!needed.is_empty()).then(|| format!("pods wait for their volumes: {most}"))
 }
 
 fn progressing(poller: &ValidatedPoller, shards: &[ShardStatus], seen: &Seen<'_>) -> Verdict {

@@ -105,6 +105,37 @@ impl Case {
 }
 
 #[test]
+fn a_pod_that_waits_for_its_volumes_says_which_secrets_it_needs() {
+    let mut case = Case::running();
+    case.poller.shards[0].secrets = secrets::of_kafka(
+        &serde_json::from_value(json!({
+            "bootstrapServers": ["k:9093"], "tls": {"caSecret": "kafka-ca"},
+            "sasl": {"mechanism": "SCRAM-SHA-512", "secretName": "kafka-user"},
+        }))
+        .unwrap(),
+    );
+    let mut waiting = Pod::clone(&pod(
+        "u0",
+        case.poller.shards[0].revision.as_str(),
+        "Pending",
+        false,
+    ));
+    waiting.status.as_mut().unwrap().container_statuses = serde_json::from_value(json!([{
+        "name": "poller", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ContainerCreating"}},
+    }]))
+    .unwrap();
+    case.pods[0] = Arc::new(waiting);
+    let status = case.status();
+    let message = &find(&status.conditions, types::READY).unwrap().message;
+    assert_eq!(
+        message,
+        "1 of 2 shards run and are ready: pods wait for their volumes: the Secret kafka-ca must be there and have \
+         the key ca.crt; the Secret kafka-user must be there and have the keys password, username"
+    );
+}
+
+#[test]
 fn all_is_well() {
     let case = Case::running();
     assert_eq!(

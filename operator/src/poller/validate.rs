@@ -12,7 +12,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use super::dereference::Dereferenced;
-use crate::{claims, context::Key, naming::Revision, sharding};
+use crate::{
+    claims,
+    context::Key,
+    naming::Revision,
+    secrets::{self, Need},
+    sharding,
+};
 
 /// Most bytes of a shard's file; a ConfigMap may have 1 MiB in all.
 const MOST_BYTES: usize = 900 * 1024;
@@ -49,6 +55,8 @@ pub struct ValidatedShard {
     pub file: String,
     /// The endpoints it polls, as `host:port`.
     pub addresses: BTreeSet<String>,
+    /// What its pod needs of Secrets.
+    pub secrets: Vec<Need>,
     /// How many endpoints it polls.
     pub endpoints: usize,
     /// How many meters it polls.
@@ -99,6 +107,10 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPoller, Vec<Problem
             revision: Revision::of_shard(&key.name, index, &file),
             file,
             addresses,
+            secrets: secrets::of_output(&poller.spec.output.kafka)
+                .into_iter()
+                .chain(secrets::of_endpoints(&endpoints))
+                .collect(),
             endpoints: count,
             meters,
         });

@@ -16,6 +16,7 @@ use crate::{
     naming,
     pipeline::validate::ValidatedPipeline,
     pods::{self, Worker},
+    secrets,
     vocabulary::{annotations, labels},
 };
 
@@ -47,7 +48,9 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
             ),
         ]
         .into(),
-        volumes: vec![secret_volume(pipeline)],
+        volumes: std::iter::once(secret_volume(pipeline))
+            .chain(secrets::volumes(&pipeline.secrets))
+            .collect(),
         tolerations: pods::tolerate_lost_node(Some(LOST_NODE_SECONDS)),
         resources: pods::resources("50m", "64Mi", &memory_limit(pipeline.batch_bytes)),
         template: pipeline.template.as_ref(),

@@ -40,6 +40,8 @@ fn all_labels(pipeline: &ValidatedPipeline) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use corrente_crds::kafka::KafkaTls;
+
     use super::*;
     use crate::{
         fixtures::pipeline,
@@ -50,7 +52,11 @@ mod tests {
 
     #[test]
     fn the_objects_are_those_of_the_golden_file() {
-        let pipeline = pipeline("store");
+        let mut pipeline = pipeline("store");
+        pipeline.spec.source.kafka.cluster.tls = Some(KafkaTls {
+            ca_secret: Some("kafka-ca".to_owned()),
+            client_certificate_secret: None,
+        });
         let found = Dereferenced {
             pipeline: &pipeline,
             pollers: vec![],

@@ -4,7 +4,7 @@ use corrente_config::report::SPOOL_PATH;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy},
-        core::v1::{EmptyDirVolumeSource, PodSchedulingGate, Volume},
+        core::v1::{EmptyDirVolumeSource, PodSchedulingGate, Volume, VolumeMount},
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
@@ -14,6 +14,7 @@ use crate::{
     naming,
     pods::{self, Worker},
     poller::validate::{ValidatedPoller, ValidatedShard},
+    secrets,
     vocabulary::{HANDOVER_GATE, annotations, labels},
 };
 
@@ -46,14 +47,9 @@ pub fn build(poller: &ValidatedPoller, shard: &ValidatedShard, settings: &Settin
             ),
         ]
         .into(),
-        volumes: vec![(
-            Volume {
-                name: SPOOL_VOLUME.to_owned(),
-                empty_dir: Some(EmptyDirVolumeSource::default()),
-                ..Default::default()
-            },
-            pods::mount(SPOOL_VOLUME, SPOOL_PATH, false),
-        )],
+        volumes: std::iter::once(spool())
+            .chain(secrets::volumes(&shard.secrets))
+            .collect(),
         // A replacement could not be released while this one may still poll: moving it would only lose it.
         tolerations: pods::tolerate_lost_node(None),
         resources: pods::resources("20m", "32Mi", "256Mi"),
@@ -90,4 +86,14 @@ pub fn build(poller: &ValidatedPoller, shard: &ValidatedShard, settings: &Settin
         }),
         status: None,
     }
+}
+
+/// The spool's volume: it outlives the container, and goes with the pod.
+fn spool() -> (Volume, VolumeMount) {
+    let volume = Volume {
+        name: SPOOL_VOLUME.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Default::default()
+    };
+    (volume, pods::mount(SPOOL_VOLUME, SPOOL_PATH, false))
 }

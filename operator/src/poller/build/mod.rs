@@ -50,6 +50,11 @@ fn shard_labels(poller: &ValidatedPoller, shard: i32) -> std::collections::BTree
 mod tests {
     use std::collections::BTreeMap;
 
+    use corrente_crds::{
+        kafka::{KafkaSasl, SaslMechanism},
+        poller::{EndpointTls, Transport},
+    };
+
     use super::*;
     use crate::{
         fixtures::{poller, profile},
@@ -69,6 +74,15 @@ mod tests {
             "imagePullSecrets": [{"name": "registry"}],
         }))
         .unwrap();
+        poller.spec.endpoints[0].transport = Transport::Tls;
+        poller.spec.endpoints[0].tls = Some(EndpointTls {
+            secret_name: "gateway-1".to_owned(),
+            server_name: None,
+        });
+        poller.spec.output.kafka.cluster.sasl = Some(KafkaSasl {
+            mechanism: SaslMechanism::ScramSha512,
+            secret_name: "kafka-user".to_owned(),
+        });
         let profiles = Profiles {
             known: [("acme".to_owned(), profile())].into(),
             unreadable: BTreeMap::new(),
