@@ -122,11 +122,13 @@ impl Line {
         let Some(device) = self.units.get(&asked.unit) else {
             return (!self.silent).then(|| Answer::exception(asked, 0x0b));
         };
-        let Some(read) = asked.read else {
-            return Some(Answer::exception(asked, 0x01));
+        let read = match asked.read {
+            Ok(read) => read,
+            Err(exception) => return Some(Answer::exception(asked, exception)),
         };
-        Some(match device.read(read.function, read.address, read.count, time) {
-            Ok(words) => Answer::values(asked, read.function, &words),
+        let function = read.function();
+        Some(match device.read(function, read.address(), read.count(), time) {
+            Ok(words) => Answer::values(asked, function, &words),
             Err(Refusal::IllegalDataAddress) => Answer::exception(asked, 0x02),
             Err(Refusal::IllegalDataValue) => Answer::exception(asked, 0x03),
         })

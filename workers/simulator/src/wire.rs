@@ -1,14 +1,10 @@
-//! Frames as a server sees them: requests are taken off a stream of bytes, answers are put into frames.
+//! Requests and answers as a server sees them, over the frame codecs of `corrente_modbus::adu`.
 //!
-//! Of requests only as much is understood as answering needs: the four reads in full, of everything else the
-//! function code, which is refused. A stream that cannot be followed ends, as it does with a device: over TCP
-//! when a header makes no sense. Over RTU a frame whose checksum is wrong is passed over, a byte at a time,
-//! until one fits.
-//!
-//! Sources: MODBUS Messaging on TCP/IP Implementation Guide V1.0b, 3.1.3 (the header); MODBUS over Serial Line
-//! V1.02, 2.5.1 and 6.2.2 (RTU frames and their checksum); MODBUS Application Protocol V1.1b3, 4.1 (lengths).
+//! A stream that cannot be followed ends, as it does with a device: over TCP when a header makes no sense. Over
+//! RTU, what is no frame is passed over byte by byte, until there is one.
 
 use corrente_crds::{poller::Transport, profile::Function};
+use corrente_modbus::adu::{Question, Request, mbap, pdu, rtu};
 
 /// How frames are put around requests and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,19 +33,8 @@ pub struct Asked {
     pub unit: u8,
     /// The function code.
     pub code: u8,
-    /// What is to be read; `None` where the request is no read.
-    pub read: Option<Read>,
-}
-
-/// What a read asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Read {
-    /// The table.
-    pub function: Function,
-    /// The first address.
-    pub address: u16,
-    /// How many registers or bits.
-    pub count: u16,
+    /// What is to be read, or the exception that refuses it.
+    pub read: Result<Question, u8>,
 }
 
 /// An answer without its frame.
@@ -66,20 +51,6 @@ pub struct Answer {
 #[error("what came is no Modbus request")]
 pub struct NotModbus;
 
-/// The longest request or answer, function code included. Source: Application Protocol, 4.1.
-const LONGEST_PDU: usize = 253;
-
-/// The function code of a table's read.
-#[must_use]
-pub fn code(function: Function) -> u8 {
-    match function {
-        Function::Coil => 1,
-        Function::Discrete => 2,
-        Function::Holding => 3,
-        Function::Input => 4,
-    }
-}
-
 impl Framing {
     /// The first request in `bytes`, and how many bytes it took; `None` where more must come first.
     ///
@@ -87,94 +58,44 @@ impl Framing {
     /// Where no request can follow any more.
     pub fn take(self, bytes: &[u8]) -> Result<(usize, Option<Asked>), NotModbus> {
         match self {
-            Self::Mbap => take_mbap(bytes),
+            Self::Mbap => match mbap::decode(bytes) {
+                Ok(None) => Ok((0, None)),
+                Ok(Some((frame, length))) => Ok((length, asked(frame.transaction, frame.unit, frame.pdu))),
+                Err(_) => Err(NotModbus),
+            },
             Self::Rtu => Ok(take_rtu(bytes)),
         }
     }
 
     /// Puts an answer into a frame at the end of `out`.
     pub fn put(self, transaction: u16, answer: &Answer, out: &mut Vec<u8>) {
+        let pdu = |out: &mut Vec<u8>| out.extend(&answer.pdu);
         match self {
-            Self::Mbap => {
-                out.extend(transaction.to_be_bytes());
-                out.extend([0, 0]);
-                let length = u16::try_from(answer.pdu.len() + 1).unwrap_or(u16::MAX);
-                out.extend(length.to_be_bytes());
-                out.push(answer.unit);
-                out.extend(&answer.pdu);
-            }
-            Self::Rtu => {
-                let start = out.len();
-                out.push(answer.unit);
-                out.extend(&answer.pdu);
-                let checksum = crc(out.get(start..).unwrap_or_default());
-                out.extend(checksum);
-            }
+            Self::Mbap => mbap::answer(out, transaction, answer.unit, pdu),
+            Self::Rtu => rtu::answer(out, answer.unit, pdu),
         }
     }
 }
 
-fn take_mbap(bytes: &[u8]) -> Result<(usize, Option<Asked>), NotModbus> {
-    let Some(&[t1, t2, p1, p2, l1, l2]) = bytes.first_chunk() else {
-        return Ok((0, None));
-    };
-    let length = usize::from(u16::from_be_bytes([l1, l2]));
-    if [p1, p2] != [0, 0] || !(2..=LONGEST_PDU + 1).contains(&length) {
-        return Err(NotModbus);
-    }
-    let Some([unit, pdu @ ..]) = bytes.get(6..6 + length) else {
-        return Ok((0, None));
-    };
-    let transaction = u16::from_be_bytes([t1, t2]);
-    Ok((6 + length, asked(transaction, *unit, pdu)))
-}
-
 fn take_rtu(bytes: &[u8]) -> (usize, Option<Asked>) {
     let mut passed = 0;
-    while let Some(rest @ [unit, code, ..]) = bytes.get(passed..) {
-        // Writes of several registers say how long they are; what is unknown is passed over byte by byte.
-        let length = match (code, rest.get(6)) {
-            (1..=6 | 8, _) => 8,
-            (7 | 11 | 12 | 17, _) => 4,
-            (15 | 16, Some(count)) => 9 + usize::from(*count),
-            (15 | 16, None) => return (passed, None),
-            (22, _) => 10,
-            _ => 2,
-        };
-        match rest.get(..length) {
-            None => return (passed, None),
-            Some(frame) if length > 2 && crc(&frame[..length - 2]) == frame[length - 2..] => {
-                let pdu = frame.get(1..length - 2).unwrap_or_default();
-                return (passed + length, asked(0, *unit, pdu));
-            }
-            Some(_) => passed += 1,
+    while let Some(rest) = bytes.get(passed..) {
+        match rtu::decode_request(rest) {
+            Ok(None) => break,
+            Ok(Some((frame, length))) => return (passed + length, asked(0, frame.unit, frame.pdu)),
+            Err(_) => passed += 1,
         }
     }
     (passed, None)
 }
 
 fn asked(transaction: u16, unit: u8, pdu: &[u8]) -> Option<Asked> {
-    let code = *pdu.first()?;
-    let function = match code {
-        1 => Some(Function::Coil),
-        2 => Some(Function::Discrete),
-        3 => Some(Function::Holding),
-        4 => Some(Function::Input),
-        _ => None,
-    };
-    let read = match (function, pdu) {
-        (Some(function), &[_, a1, a2, c1, c2]) => Some(Read {
-            function,
-            address: u16::from_be_bytes([a1, a2]),
-            count: u16::from_be_bytes([c1, c2]),
-        }),
-        _ => None,
-    };
+    let request = Request::of(pdu)?;
     Some(Asked {
         transaction,
         unit,
-        code,
-        read,
+        code: request.function,
+        read: request.question(),
     })
 }
 
@@ -182,29 +103,26 @@ impl Answer {
     /// An exception.
     #[must_use]
     pub fn exception(asked: &Asked, exception: u8) -> Self {
+        let mut pdu = Vec::with_capacity(2);
+        pdu::exception(asked.code, exception, &mut pdu);
         Self {
             unit: asked.unit,
-            pdu: vec![asked.code | 0x80, exception],
+            pdu,
         }
     }
 
     /// The registers of a read, or its bits as words of 0 and 1.
     #[must_use]
     pub fn values(asked: &Asked, function: Function, words: &[u16]) -> Self {
-        let data: Vec<u8> = match function {
-            Function::Coil | Function::Discrete => words
-                .chunks(8)
-                .map(|bits| {
-                    let bit = |(at, word): (usize, &u16)| u8::from(*word != 0) << at;
-                    bits.iter().enumerate().map(bit).sum()
-                })
-                .collect(),
-            Function::Holding | Function::Input => words.iter().flat_map(|word| word.to_be_bytes()).collect(),
-        };
-        let mut pdu = Vec::with_capacity(2 + data.len());
-        pdu.push(asked.code);
-        pdu.push(u8::try_from(data.len()).unwrap_or(u8::MAX));
-        pdu.extend(data);
+        let mut pdu = Vec::with_capacity(2 + 2 * words.len());
+        match function {
+            Function::Coil | Function::Discrete => {
+                pdu::bits(function, words.iter().map(|word| *word != 0), &mut pdu);
+            }
+            Function::Holding | Function::Input => {
+                pdu::registers(function, words.iter().copied(), &mut pdu);
+            }
+        }
         Self {
             unit: asked.unit,
             pdu,
@@ -212,48 +130,31 @@ impl Answer {
     }
 }
 
-/// The checksum of an RTU frame, low byte first.
-#[must_use]
-pub fn crc(frame: &[u8]) -> [u8; 2] {
-    let mut crc = 0xffff_u16;
-    for byte in frame {
-        crc ^= u16::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xa001 } else { crc >> 1 };
-        }
-    }
-    crc.to_le_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rtu(frame: &[u8]) -> Vec<u8> {
-        [frame, &crc(frame)].concat()
+        [frame, &rtu::crc(frame).to_le_bytes()].concat()
     }
 
     fn read(transaction: u16, unit: u8, function: Function, address: u16, count: u16) -> Option<Asked> {
         Some(Asked {
             transaction,
             unit,
-            code: code(function),
-            read: Some(Read {
-                function,
-                address,
-                count,
-            }),
+            code: pdu::code(function),
+            read: Ok(Question::new(function, address, count).unwrap()),
         })
     }
 
     #[test]
     fn requests_are_taken_off_the_stream() {
-        let other = |transaction, code| {
+        let other = |transaction, code, refused| {
             Some(Asked {
                 transaction,
                 unit: 1,
                 code,
-                read: None,
+                read: Err(refused),
             })
         };
         let write = [0, 7, 0, 0, 0, 6, 1, 6, 0, 1, 0, 2];
@@ -264,9 +165,9 @@ mod tests {
             ),
             (&[0, 7, 0, 0, 0, 6, 9, 3, 1, 0, 0], Ok((0, None))),
             (&[0, 7, 0], Ok((0, None))),
-            (&write, Ok((12, other(7, 6)))),
-            // A read that is too short is no read, but still a request.
-            (&[0, 7, 0, 0, 0, 4, 1, 3, 0, 1], Ok((10, other(7, 3)))),
+            (&write, Ok((12, other(7, 6, 1)))),
+            // A read that is too short is refused as one.
+            (&[0, 7, 0, 0, 0, 4, 1, 3, 0, 1], Ok((10, other(7, 3, 3)))),
             (&[0, 7, 0, 1, 0, 6, 9, 3, 1, 0, 0, 5], Err(NotModbus)),
             (&[0, 7, 0, 0, 0, 1, 9, 3], Err(NotModbus)),
             (&[0, 7, 0, 0, 1, 0, 9, 3], Err(NotModbus)),
@@ -280,7 +181,7 @@ mod tests {
             (&one[..], (8, read(0, 9, Function::Input, 256, 5))),
             (&one[..7], (0, None)),
             (&[1], (0, None)),
-            (&write, (11, other(0, 16))),
+            (&write, (11, other(0, 16, 1))),
             (&write[..6], (0, None)),
             (&noise, (10, read(0, 9, Function::Input, 256, 5))),
         ] {
@@ -302,11 +203,5 @@ mod tests {
         let answer = Answer::values(&bits, Function::Coil, &[1, 0, 1, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(answer.pdu, [1, 2, 0b101, 0b10]);
         assert_eq!(Answer::exception(&asked, 11).pdu, [0x83, 11]);
-    }
-
-    #[test]
-    fn the_checksum_is_the_specifications() {
-        // The example of MODBUS over Serial Line V1.02, 6.2.2: the frame 02 07 has the CRC 1241, low byte first.
-        assert_eq!(crc(&[2, 7]), [0x41, 0x12]);
     }
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -65,14 +66,13 @@ impl Rule {
         if !unit || !self.fault.when.covers(now) {
             return None;
         }
-        if let Some(read) = asked.read {
-            let last = read.address.saturating_add(read.count.saturating_sub(1));
-            let touches = |range: &std::ops::RangeInclusive<u16>| {
-                read.count > 0 && *range.start() <= last && read.address <= *range.end()
-            };
+        if let Ok(read) = asked.read {
+            let last = read.address().saturating_add(read.count().saturating_sub(1));
+            let touches =
+                |range: &RangeInclusive<u16>| *range.start() <= last && read.address() <= *range.end();
             if !place.registers.as_ref().is_none_or(touches)
-                || place.function.is_some_and(|function| function != read.function)
-                || place.longer_than.is_some_and(|most| read.count <= most)
+                || place.function.is_some_and(|function| function != read.function())
+                || place.longer_than.is_some_and(|most| read.count() <= most)
             {
                 return None;
             }
@@ -257,9 +257,9 @@ fn random(seed: u64, rule: u64, request: u64, salt: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use corrente_crds::profile::Function;
+    use corrente_modbus::adu::Question;
 
     use super::*;
-    use crate::wire::Read;
 
     const S: Duration = Duration::from_secs(1);
 
@@ -277,11 +277,7 @@ mod tests {
             transaction: u16::from(unit),
             unit,
             code: 3,
-            read: Some(Read {
-                function: Function::Holding,
-                address,
-                count,
-            }),
+            read: Ok(Question::new(Function::Holding, address, count).unwrap()),
         };
         let answer = Answer::values(&asked, Function::Holding, &vec![0; count.into()]);
         engine.respond(now, 1, &asked, Some(answer))
@@ -396,7 +392,7 @@ mod tests {
                 transaction: 9,
                 unit: 1,
                 code: 3,
-                read: None,
+                read: Err(1),
             };
             let answer = |engine: &mut Engine, connection| {
                 let steps = engine

@@ -226,16 +226,16 @@ fn mixed_up(code: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use corrente_crds::profile::Function;
+    use corrente_modbus::adu::{Question, rtu::crc};
 
     use super::*;
-    use crate::wire::{Read, crc};
 
     const MS: Duration = Duration::from_millis(1);
 
     fn is_whole_rtu(frame: &[u8]) -> bool {
         frame
             .split_last_chunk::<2>()
-            .is_some_and(|(body, sum)| crc(body) == *sum)
+            .is_some_and(|(body, sum)| crc(body).to_le_bytes() == *sum)
     }
 
     fn script(framing: Framing, effects: &[Effect]) -> Script {
@@ -243,11 +243,7 @@ mod tests {
             transaction: 7,
             unit: 9,
             code: 3,
-            read: Some(Read {
-                function: Function::Holding,
-                address: 0,
-                count: 2,
-            }),
+            read: Ok(Question::new(Function::Holding, 0, 2).unwrap()),
         };
         let answer = Answer::values(&asked, Function::Holding, &[0x0102, 0x0304]);
         let mut draft = Draft::new(framing, &asked, Some(answer));
@@ -398,7 +394,7 @@ mod tests {
             transaction: 7,
             unit: 9,
             code: 3,
-            read: None,
+            read: Err(1),
         };
         let mut draft = Draft::new(Framing::Rtu, &asked, None);
         draft.meet(&Effect::Exception(2), &|_| 0.0);

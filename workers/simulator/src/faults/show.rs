@@ -125,7 +125,7 @@ impl fmt::Display for Fault {
             write!(f, "; registers {} to {}", range.start(), range.end())?;
         }
         if let Some(function) = place.function {
-            write!(f, "; function {:02}", crate::wire::code(function))?;
+            write!(f, "; function {:02}", corrente_modbus::adu::pdu::code(function))?;
         }
         if let Some(most) = place.longer_than {
             write!(f, "; reads of more than {most}")?;
