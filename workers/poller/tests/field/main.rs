@@ -7,7 +7,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod each_fault;
-mod gateway;
 mod plant;
 mod read_only;
 mod recorder;

@@ -91,7 +91,6 @@ pub struct Polling {
     records: Records,
     /// The records of each meter, in the order in which they came.
     pub seen: BTreeMap<String, Vec<Record>>,
-    pub state: Arc<PollerState>,
     shutdown: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
     _spool: tempfile::TempDir,
@@ -103,7 +102,7 @@ impl Polling {
         let records = Records::new(broker.source(&["meters".to_owned()]));
         let (state, shutdown) = (Arc::new(PollerState::new(None)), CancellationToken::new());
         let task = tokio::spawn({
-            let (state, shutdown, dir) = (state.clone(), shutdown.clone(), spool.path().to_owned());
+            let (shutdown, dir) = (shutdown.clone(), spool.path().to_owned());
             async move {
                 let producer = |deliveries| Ok(broker.producer("meters", deliveries));
                 corrente_poller::run(config, &dir, producer, state, shutdown).await
@@ -112,7 +111,6 @@ impl Polling {
         Self {
             records,
             seen: BTreeMap::new(),
-            state,
             shutdown,
             task,
             _spool: spool,
@@ -164,12 +162,21 @@ fn check_values(record: &Record) {
 /// Asserts that these are all slots in a row, each read well.
 pub fn assert_every_slot(what: &str, records: &[Record], interval: i64) {
     for record in records {
-        assert_eq!(record.quality, Some(Quality::Good), "{what}: {record:?}");
+        assert_eq!(record.quality, Some(Quality::Good), "{what}: {}", show(records));
     }
     for pair in records.windows(2) {
         let gap = pair[1].slot.unwrap().0 - pair[0].slot.unwrap().0;
-        assert_eq!(gap, interval, "{what}: a slot is missing before {:?}", pair[1]);
+        assert_eq!(gap, interval, "{what}: a slot is missing: {}", show(records));
     }
+}
+
+/// Records in a line each: the slot, the quality, and why a value is missing.
+pub fn show(records: &[Record]) -> String {
+    let line = |record: &Record| {
+        let reason = bad(record).into_iter().next().unwrap_or_default();
+        format!("\n  {} {:?} {reason:?}", record.slot.unwrap().0, record.quality)
+    };
+    records.iter().map(line).collect()
 }
 
 /// The records from the first good one on.

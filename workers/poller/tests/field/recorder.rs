@@ -59,11 +59,6 @@ impl Recorder {
         }
     }
 
-    /// How many connections there were.
-    pub fn connections(&self) -> usize {
-        self.streams.lock().unwrap().len()
-    }
-
     /// Everything that was asked, by a reading of the bytes that knows no more than the specification: read
     /// requests are of one length. Whatever is none fails the test.
     pub fn requests(&self, rtu: bool) -> Vec<Request> {
