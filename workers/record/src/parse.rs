@@ -2,10 +2,18 @@
 //!
 //! Our own records have every field; records of other producers need only `ts` and `meter`. What is no
 //! field of the record's own is a metric or a label: they look alike, and a table does not care.
+//!
+//! A record in Kafka Connect's envelope, `{"schema":{...},"payload":{...}}`, is known by how it begins. Within it
+//! `ts` and `slot` may be milliseconds since the epoch, Connect's `Timestamp`, and `bad` JSON text. The schema is
+//! not needed: it says nothing that the values do not. What begins with a zero byte is framed for a schema
+//! registry, and is named as that.
 
 use std::fmt;
 
-use serde::de::{self, Deserializer as _, MapAccess, Visitor};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
 
 use crate::{Quality, Timestamp, Value};
 
@@ -39,6 +47,28 @@ pub enum ParseError {
     /// Not JSON, or a field of the wrong sort.
     #[error("not a record: {0}")]
     Json(#[from] serde_json::Error),
+    /// Avro or Protobuf, framed with the number of a schema.
+    #[error(
+        "not a record that can be read here: it is framed for a schema registry (Avro or Protobuf), and only the formats \
+         json and connect-json are read"
+    )]
+    Framed,
+}
+
+/// How Connect's envelope begins.
+const ENVELOPE: &[u8] = b"{\"schema\":";
+
+/// A record in Connect's envelope.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(rename = "schema")]
+    _schema: IgnoredAny,
+    #[serde(deserialize_with = "enveloped")]
+    payload: Record,
+}
+
+fn enveloped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Record, D::Error> {
+    deserializer.deserialize_map(RecordVisitor { enveloped: true })
 }
 
 impl Record {
@@ -48,14 +78,65 @@ impl Record {
     /// Where the bytes are not one JSON object, `ts` or `meter` is missing, or a field has the wrong type;
     /// the message says which and where.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        if bytes.first() == Some(&0) {
+            return Err(ParseError::Framed);
+        }
+        if bytes.starts_with(ENVELOPE) {
+            return Ok(serde_json::from_slice::<Envelope>(bytes)?.payload);
+        }
         let mut json = serde_json::Deserializer::from_slice(bytes);
-        let record = json.deserialize_map(RecordVisitor)?;
+        let record = json.deserialize_map(RecordVisitor { enveloped: false })?;
         json.end()?;
         Ok(record)
     }
 }
 
-struct RecordVisitor;
+struct RecordVisitor {
+    /// Whether times and `bad` may be as Connect has them. Elsewhere a bare number is no time: it might be seconds.
+    enveloped: bool,
+}
+
+/// A time in Connect's envelope.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Time {
+    Millis(i64),
+    Text(Timestamp),
+}
+
+/// `bad` in Connect's envelope.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Bad {
+    Text(String),
+    Object(serde_json::Map<String, serde_json::Value>),
+}
+
+impl RecordVisitor {
+    fn time<'de, A: MapAccess<'de>>(&self, map: &mut A) -> Result<Option<Timestamp>, A::Error> {
+        if !self.enveloped {
+            return map.next_value();
+        }
+        Ok(map.next_value::<Option<Time>>()?.map(|time| match time {
+            Time::Millis(millis) => Timestamp(millis),
+            Time::Text(time) => time,
+        }))
+    }
+
+    fn bad<'de, A: MapAccess<'de>>(&self, map: &mut A) -> Result<Option<String>, A::Error> {
+        let object = if self.enveloped {
+            match map.next_value::<Option<Bad>>()? {
+                None => return Ok(None),
+                Some(Bad::Object(object)) => object,
+                Some(Bad::Text(text)) => serde_json::from_str(&text)
+                    .map_err(|error| de::Error::custom(format!("bad is no JSON object: {error}")))?,
+            }
+        } else {
+            map.next_value()?
+        };
+        Ok(Some(serde_json::Value::Object(object).to_string()))
+    }
+}
 
 impl<'de> Visitor<'de> for RecordVisitor {
     type Value = Record;
@@ -69,17 +150,14 @@ impl<'de> Visitor<'de> for RecordVisitor {
         let (mut ts, mut meter) = (None, None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "ts" => ts = Some(map.next_value()?),
+                "ts" => ts = self.time(&mut map)?,
                 "meter" => meter = Some(map.next_value()?),
-                "slot" => record.slot = map.next_value()?,
+                "slot" => record.slot = self.time(&mut map)?,
                 "stream" => record.stream = map.next_value()?,
                 "seq" => record.seq = map.next_value()?,
                 "quality" => record.quality = map.next_value()?,
                 "skipped" => record.skipped = map.next_value()?,
-                "bad" => {
-                    let object: serde_json::Map<String, serde_json::Value> = map.next_value()?;
-                    record.bad = Some(serde_json::Value::Object(object).to_string());
-                }
+                "bad" => record.bad = self.bad(&mut map)?,
                 _ => {
                     if let Some(value) = field(&key, map.next_value()?)? {
                         record.fields.push((key, value));
@@ -186,10 +264,37 @@ mod tests {
                 "trailing characters",
             ),
             (b"\xff\xfe", "not a record"),
+            (b"\0\0\0\0\x07rest", "framed for a schema registry"),
+            (br#"{"schema":{},"payload":null}"#, "a JSON object"),
+            (br#"{"schema":{}}"#, "missing field `payload`"),
+            (
+                br#"{"schema":{},"payload":{"ts":1,"meter":"m","bad":"x"}}"#,
+                "bad is no JSON object",
+            ),
+            (br#"{"ts":1795213200123,"meter":"m"}"#, "invalid type: integer"),
         ] {
             let error = Record::parse(bytes).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn an_envelope_of_connect_is_opened() {
+        let flat = br#"{"ts":"2026-11-20T22:20:00.123Z","meter":"m","slot":"2026-11-20T22:20:00Z","stream":"s","seq":7,
+            "quality":"partial","skipped":1,"bad":{"a":"NaN"},"b":1.5,"n":18446744073709551615}"#;
+        let millis = "2026-11-20T22:20:00.123Z".parse::<Timestamp>().unwrap().0;
+        let enveloped = format!(
+            r#"{{"schema":{{"type":"struct","fields":[]}},"payload":{{"ts":{millis},"meter":"m","slot":{},"stream":"s",
+            "seq":7,"quality":"partial","skipped":1,"bad":"{{\"a\":\"NaN\"}}","b":1.5,"n":18446744073709551615}}}}"#,
+            millis - 123
+        );
+        assert_eq!(
+            Record::parse(enveloped.as_bytes()).unwrap(),
+            Record::parse(flat).unwrap()
+        );
+        // Whoever wraps our flat JSON as it is may do so.
+        let wrapped = [&br#"{"schema":null,"payload":"#[..], flat, b"}"].concat();
+        assert_eq!(Record::parse(&wrapped).unwrap(), Record::parse(flat).unwrap());
     }
 
     #[test]
