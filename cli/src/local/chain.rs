@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use corrente_config::poller::MapKey;
 use corrente_crds::common::KafkaCluster;
+use corrente_crds::output::Format;
 use corrente_pipeline::{PipelineState, sink::sqlite::SqliteSink};
 use corrente_poller::{
     PollerState,
@@ -145,7 +146,9 @@ impl Chain {
                 .storing
                 .spawn(corrente_pipeline::run(config, source, sink, state, stop));
         }
-        for config in site.pollers {
+        for mut config in site.pollers {
+            // The pipelines within read flat JSON, and nobody else can read along: a registry is not needed.
+            config.output.format = Format::Json;
             let spool = data
                 .join("spool")
                 .join(format!("{}.{}", config.namespace, config.name));

@@ -7,13 +7,17 @@
 //! 3. [`meter`]: one poll of one meter by its [`learned`] read plan, over a [`mod@line`], by a [`client`] that
 //!    can only read.
 //! 4. [`spool`]: every record passes through it, and is safe once it is in.
-//! 5. [`publish`]: the spool is drained to the broker through a [`window`]; in a pod the broker is [`kafka`].
+//! 5. [`publish`]: the spool is drained to the broker through a [`window`], each record written by an [`encode`]r
+//!    in the format that is asked for, with a [`registry`] of schemas where it needs one; in a pod the broker is
+//!    [`kafka`].
 //!
 //! [`run`] puts them together, [`state`] and [`observe`] say how they are.
 
 pub mod backoff;
 pub mod client;
+pub mod encode;
 pub mod endpoint;
+pub mod formatter;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod learned;
@@ -21,11 +25,12 @@ pub mod line;
 pub mod meter;
 pub mod observe;
 pub mod publish;
+pub mod registry;
 mod run;
 pub mod setup;
 pub mod spool;
 pub mod state;
 pub mod window;
 
-pub use run::run;
+pub use run::{run, run_with_registry};
 pub use state::PollerState;

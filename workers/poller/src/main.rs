@@ -5,7 +5,12 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::Parser;
 use corrente_config::{PollerConfig, report, secrets::Secrets};
-use corrente_poller::{PollerState, kafka::KafkaProducer, setup};
+use corrente_poller::{
+    PollerState,
+    kafka::KafkaProducer,
+    registry::{Registry, http::HttpRegistry},
+    setup,
+};
 use corrente_runtime::{http, logging, metrics, shutdown};
 
 /// How long calls to the broker or the resolver that still block may hold up the end.
@@ -78,5 +83,9 @@ async fn serve(arguments: Arguments, config: PollerConfig) -> anyhow::Result<()>
             &output, &secrets, &client, deliveries, trouble,
         ))
     };
-    corrente_poller::run(config, &arguments.spool, producer, state, shutdown).await
+    let registry = output
+        .schema_registry
+        .as_ref()
+        .map(|registry| Arc::new(HttpRegistry::new(registry, &secrets)) as Arc<dyn Registry>);
+    corrente_poller::run_with_registry(config, &arguments.spool, producer, registry, state, shutdown).await
 }

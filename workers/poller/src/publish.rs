@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::{self, Backoff},
+    encode::Encoder,
+    formatter::{Formatter, NotFormatted},
     spool::shared::SharedSpool,
     window::{Window, WindowLimits},
 };
@@ -77,6 +79,7 @@ pub struct Publisher<'a, P> {
     topic: String,
     trouble: &'a Trouble,
     window: Window,
+    formatter: Formatter,
     backoff: Backoff,
     partitions: i32,
     /// Whether the partitions have to be asked for again before anything is sent.
@@ -103,11 +106,19 @@ impl<'a, P: Producer> Publisher<'a, P> {
             topic: topic.to_owned(),
             trouble,
             window: Window::new(limits),
+            formatter: Formatter::new(Encoder::json(), None),
             backoff: Backoff::new(backoff::BROKER),
             partitions: 1,
             unsettled: false,
             read_to,
         }
+    }
+
+    /// Publishes in another format than flat JSON without headers.
+    #[must_use]
+    pub fn in_format(mut self, formatter: Formatter) -> Self {
+        self.formatter = formatter;
+        self
     }
 
     /// Publishes until `drain` is cancelled and everything synced by then is dealt with. Dropping it loses
@@ -156,6 +167,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
                     heard = Instant::now();
                     self.settle(delivery);
                 }
+                answer = self.formatter.answered() => self.hear_registry(answer),
                 () = self.spool.readable() => {}
                 () = sleep(pause.unwrap_or_default()), if pause.is_some() => {}
                 () = drain.cancelled(), if !drain.is_cancelled() => {}
@@ -231,9 +243,23 @@ impl<'a, P: Producer> Publisher<'a, P> {
         }
         while let Some(record) = self.window.next_unsent() {
             let seq = record.seq;
+            let encoded = match self.formatter.format(&record.payload) {
+                Ok(encoded) => encoded,
+                Err(NotFormatted::Asking) => return false,
+                Err(NotFormatted::NoRegistry(reason)) => {
+                    self.backoff.failed(Instant::now());
+                    self.trouble.say(reason);
+                    return false;
+                }
+                Err(NotFormatted::Never(reason)) => {
+                    self.set_aside(seq, &reason);
+                    continue;
+                }
+            };
             let message = Outgoing {
                 key: record.key.clone(),
-                payload: record.payload.clone(),
+                payload: encoded.payload,
+                headers: encoded.headers,
                 partition: partition(&record.key, self.partitions),
                 token: seq,
             };
@@ -259,6 +285,20 @@ impl<'a, P: Producer> Publisher<'a, P> {
             }
         }
         false
+    }
+
+    fn hear_registry(&mut self, answer: Result<(), String>) {
+        match answer {
+            Ok(()) => {
+                self.backoff.succeeded();
+                self.trouble.clear();
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "records wait for their schema");
+                self.backoff.failed(Instant::now());
+                self.trouble.say(reason);
+            }
+        }
     }
 
     fn settle(&mut self, delivery: Delivery) {
@@ -293,7 +333,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
             seq,
             meter = %String::from_utf8_lossy(&record.key),
             reason,
-            "the broker refuses a record for good; it is set aside in refused.jsonl beside the spool"
+            "a record can never be published; it is set aside in refused.jsonl beside the spool"
         );
         self.spool.lock().set_aside(&record, reason);
     }

@@ -17,9 +17,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    encode::Encoder,
     endpoint::{self, Surroundings},
+    formatter::Formatter,
     observe,
     publish::Publisher,
+    registry::Registry,
     setup,
     spool::{Limits, Spool, shared::SharedSpool},
     state::PollerState,
@@ -29,8 +32,8 @@ use crate::{
 /// How long the end may take, the leaving of the process aside.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Runs a poller until `shutdown` is cancelled. `producer` makes the producer, given the channel for its
-/// deliveries; `spool_dir` is this poller's own.
+/// Runs a poller, without a schema registry, until `shutdown` is cancelled. `producer` makes the producer, given
+/// the channel for its deliveries; `spool_dir` is this poller's own.
 ///
 /// # Errors
 /// Where the spool cannot be opened, the producer cannot be made, or a task ends that should not.
@@ -38,6 +41,25 @@ pub async fn run<P, F>(
     config: PollerConfig,
     spool_dir: &Path,
     producer: F,
+    state: Arc<PollerState>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()>
+where
+    P: Producer,
+    F: FnOnce(DeliverySender) -> anyhow::Result<P>,
+{
+    run_with_registry(config, spool_dir, producer, None, state, shutdown).await
+}
+
+/// Runs a poller as [`run`] does, with a schema registry for the formats that need one.
+///
+/// # Errors
+/// As for [`run`].
+pub async fn run_with_registry<P, F>(
+    config: PollerConfig,
+    spool_dir: &Path,
+    producer: F,
+    registry: Option<Arc<dyn Registry>>,
     state: Arc<PollerState>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()>
@@ -71,9 +93,11 @@ where
     let mut publisher = tokio::spawn({
         let (spool, drain, trouble) = (spool.clone(), drain.clone(), state.trouble().clone());
         let topic = config.output.topic.clone();
+        let formatter = Formatter::new(Encoder::new(&config), registry);
         async move {
             let limits = WindowLimits::default();
             Publisher::new(spool, producer, deliveries, &topic, &trouble, limits)
+                .in_format(formatter)
                 .run(drain)
                 .await;
         }

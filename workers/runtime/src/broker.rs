@@ -28,6 +28,9 @@ impl fmt::Display for TopicPartition {
 #[error("{0}")]
 pub struct BrokerError(pub String);
 
+/// Headers of a message, in their order. The in-process broker does not carry them: nobody there reads any.
+pub type Headers = Vec<(&'static str, Vec<u8>)>;
+
 /// A message to publish.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
@@ -35,6 +38,8 @@ pub struct Outgoing {
     pub key: Arc<[u8]>,
     /// The record.
     pub payload: Arc<[u8]>,
+    /// The headers.
+    pub headers: Headers,
     /// The partition.
     pub partition: i32,
     /// Comes back in the [`Delivery`]: the message's place in the spool.

@@ -130,6 +130,7 @@ pub fn send(producer: &MemoryProducer, partition: i32, payload: &str) {
     let message = Outgoing {
         key: (*b"m").into(),
         payload: payload.as_bytes().into(),
+        headers: Vec::new(),
         partition,
         token: 0,
     };

@@ -29,13 +29,14 @@ use std::{
 use corrente_config::secrets::Secrets;
 use corrente_crds::poller::KafkaOutput;
 use corrente_runtime::{
-    broker::{BrokerError, DeliverySender, Outgoing, Producer, SendError},
+    broker::{BrokerError, DeliverySender, Headers, Outgoing, Producer, SendError},
     kafka::{Access, Settings},
 };
 use rdkafka::{
     ClientConfig,
     config::RDKafkaLogLevel,
     error::RDKafkaErrorCode,
+    message::{Header, OwnedHeaders},
     producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer},
 };
 
@@ -243,6 +244,16 @@ fn config(settings: &Settings, client: &str) -> ClientConfig {
     config
 }
 
+fn headers(headers: &Headers) -> OwnedHeaders {
+    let made = OwnedHeaders::new_with_capacity(headers.len());
+    headers.iter().fold(made, |made, (key, value)| {
+        made.insert(Header {
+            key,
+            value: Some(value),
+        })
+    })
+}
+
 impl Producer for KafkaProducer {
     async fn partitions(&self) -> Result<i32, BrokerError> {
         let made = self
@@ -295,6 +306,11 @@ impl Producer for KafkaProducer {
             .partition(message.partition)
             .key(&message.key[..])
             .payload(&message.payload[..]);
+        let record = if message.headers.is_empty() {
+            record
+        } else {
+            record.headers(headers(&message.headers))
+        };
         let Err((error, _)) = made.inner.send(record) else {
             return Ok(());
         };

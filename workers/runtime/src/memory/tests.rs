@@ -8,6 +8,7 @@ fn message(partition: i32, token: u64) -> Outgoing {
     Outgoing {
         key: (*b"m").into(),
         payload: token.to_string().into_bytes().into(),
+        headers: Vec::new(),
         partition,
         token,
     }
