@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use corrente_config::{EndpointAddress, PollerConfig, poller::MapKey};
+use corrente_config::{EndpointAddress, PollerConfig, poller::MapKey, report, secrets::Secrets};
 use corrente_crds::{
     poller::{Endpoint, Meter},
     profile::Function,
@@ -19,7 +19,7 @@ use corrente_modbus::{
 use corrente_poller::{
     client::{ReadBlock, ReadError, Registers, TcpConnector},
     line::{Line, LineError},
-    setup::cost_model,
+    setup::{connector, cost_model},
 };
 use corrente_record::Value;
 
@@ -37,6 +37,9 @@ pub struct Arguments {
     /// Read every endpoint at this address instead of its own, as a simulator's or a tunnel's
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
+    /// The folder of the Secrets that endpoints with transport tls name: tls/SECRET/ca.crt, tls.crt and tls.key
+    #[arg(long, value_name = "DIR", default_value = report::SECRETS_PATH)]
+    secrets: PathBuf,
 }
 
 /// Polls each meter once. Ends with 1 where one could not be read at all.
@@ -44,7 +47,10 @@ pub struct Arguments {
 /// # Errors
 /// Where the manifests are wrong or name no such meter.
 pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let site = Site::load(&arguments.paths)?;
+    let mut site = Site::load(&arguments.paths)?;
+    for config in &mut site.pollers {
+        config.secrets = Secrets::new(&arguments.secrets);
+    }
     let known: Vec<&str> = site
         .pollers
         .iter()
@@ -93,7 +99,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
 type TcpLine = Line<TcpConnector>;
 
 fn connect(config: &PollerConfig, endpoint: &Endpoint, address: &EndpointAddress) -> TcpLine {
-    let connector = TcpConnector::new(address, endpoint.transport, config.timeout.as_std());
+    let connector = connector(config, endpoint, address);
     let pause = endpoint
         .inter_request_delay
         .map_or(Duration::ZERO, |delay| delay.as_std());

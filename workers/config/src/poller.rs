@@ -12,6 +12,8 @@ use corrente_crds::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::secrets::Secrets;
+
 /// The file's name in the ConfigMap, and under the pod's configuration folder.
 pub const FILE: &str = "poller.json";
 
@@ -39,6 +41,9 @@ pub struct PollerConfig {
     pub output: KafkaOutput,
     /// The spool.
     pub buffer: Buffer,
+    /// Where the Secrets are that it names. It is no part of the file: the worker is told by its arguments.
+    #[serde(skip)]
+    pub secrets: Secrets,
 }
 
 /// The key of a register map in [`PollerConfig::maps`]: profiles and inline maps have names of their own.

@@ -169,7 +169,7 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
     }
 
     async fn connected(&mut self) -> Result<(), ConnectError> {
-        if self.client.is_some() && !self.owed {
+        if !self.owed && self.client.as_ref().is_some_and(|client| !client.is_outdated()) {
             return Ok(());
         }
         self.client = None;

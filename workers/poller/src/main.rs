@@ -63,7 +63,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(arguments: Arguments, config: PollerConfig) -> anyhow::Result<()> {
+async fn serve(arguments: Arguments, mut config: PollerConfig) -> anyhow::Result<()> {
     let shutdown = shutdown::token().context("failed to listen for signals")?;
     metrics::install();
     tokio::spawn(metrics::upkeep());
@@ -78,6 +78,7 @@ async fn serve(arguments: Arguments, config: PollerConfig) -> anyhow::Result<()>
         config.namespace, config.name, config.shard
     );
     let secrets = Secrets::new(&arguments.secrets);
+    config.secrets = secrets.clone();
     let producer = |deliveries| {
         Ok(KafkaProducer::new(
             &output, &secrets, &client, deliveries, trouble,

@@ -13,7 +13,7 @@ use corrente_modbus::{
 };
 
 use crate::{
-    client::TcpConnector,
+    client::{TcpConnector, tls::TlsSource},
     meter::Meter,
     state::{EndpointState, MeterState},
 };
@@ -109,6 +109,20 @@ pub fn endpoints(config: &PollerConfig) -> Vec<(EndpointSetup, EndpointState)> {
         .collect()
 }
 
+/// How to connect to an endpoint, which is at `address`.
+#[must_use]
+pub fn connector(config: &PollerConfig, endpoint: &Endpoint, address: &EndpointAddress) -> TcpConnector {
+    let connector = TcpConnector::new(address, endpoint.transport, config.timeout.as_std())
+        .with_max_in_flight(usize::try_from(endpoint.max_in_flight).unwrap_or(1));
+    match &endpoint.tls {
+        Some(tls) => {
+            let dir = config.secrets.endpoint(&tls.secret_name);
+            connector.with_tls(TlsSource::new(dir, &tls.secret_name, tls.server_name.clone()))
+        }
+        None => connector,
+    }
+}
+
 fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, EndpointState) {
     let address = EndpointAddress::of(endpoint);
     let (mut meters, mut states) = (Vec::new(), Vec::new());
@@ -132,9 +146,7 @@ fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, Endpoin
     }
     let setup = EndpointSetup {
         name: endpoint.name.as_str().into(),
-        connector: address
-            .ok()
-            .map(|address| TcpConnector::new(&address, endpoint.transport, config.timeout.as_std())),
+        connector: address.ok().map(|address| connector(config, endpoint, &address)),
         pause: endpoint
             .inter_request_delay
             .map_or(Duration::ZERO, |delay| delay.as_std()),

@@ -9,7 +9,9 @@ use corrente_crds::{
 };
 use corrente_modbus::CompiledMap;
 
-use crate::{PollerConfig, Problem, address::EndpointAddress, manifest::closest, poller::MapKey};
+use crate::{
+    PollerConfig, Problem, address::EndpointAddress, manifest::closest, poller::MapKey, secrets::Secrets,
+};
 
 /// A MeterPoller that can be polled: its maps are found and compile, its names are unique.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +62,7 @@ impl ResolvedPoller {
             endpoints,
             output: self.output.clone(),
             buffer: self.buffer,
+            secrets: Secrets::default(),
         }
     }
 

@@ -1,7 +1,12 @@
-//! The Modbus client: one connection, one request at a time, reads only.
+//! The Modbus client: one connection, reads only, one request at a time or a window of them.
 //!
-//! [`ModbusClient`] has one method, [`ModbusClient::read`], whose request names a table and so one of the
-//! four read functions (0x01 to 0x04): there is no way to say "write" to it.
+//! [`ModbusClient`] reads, and its requests name a table and so one of the four read functions (0x01 to 0x04):
+//! there is no way to say "write" to it. The frames are those of [`corrente_modbus::adu`].
+//!
+//! - `window` (without IO): what is outstanding, and which answer belongs to what.
+//! - `stream`: the client itself: it writes questions, waits for answers, and knows when not to believe them.
+//! - `tcp`: makes connections.
+//! - [`tls`]: the certificates of Modbus/TCP Security, and what to say when they do not fit.
 //!
 //! A client whose request failed with anything but an exception is spent: the caller drops it and connects
 //! anew, so that a late answer can never be taken for the answer to a later question. That is a matter of
@@ -15,9 +20,13 @@ use std::{fmt, future::Future, time::Duration};
 use corrente_crds::profile::Function;
 use corrente_modbus::Answer;
 
+mod stream;
 mod tcp;
+pub mod tls;
+mod window;
 
-pub use tcp::{TcpClient, TcpConnector};
+pub use stream::TcpClient;
+pub use tcp::TcpConnector;
 
 /// One read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,13 +135,36 @@ pub struct ConnectError {
     pub reason: String,
 }
 
+/// Takes what became of a block, by its place in the list that was asked for.
+pub type OnRead<'a> = dyn FnMut(usize, Result<Registers, ReadError>) + Send + 'a;
+
 /// A connection to a Modbus server. It can read, and nothing else.
 pub trait ModbusClient: Send {
+    /// Reads blocks, as many at a time as the connection was made for, and calls `on` with what became of each
+    /// as it comes, in any order. Each block has the whole timeout from the moment that it is asked for.
+    ///
+    /// An exception is reported, and the others go on. At the first thing that spends the client, that is
+    /// reported of the block it befell, or of the one that was asked for first where that cannot be said; what
+    /// became of the others is not known then, `on` is not called for them, and this returns.
+    fn read_many(&mut self, blocks: &[ReadBlock], on: &mut OnRead<'_>) -> impl Future<Output = ()> + Send;
+
     /// Reads a block.
     ///
     /// # Errors
     /// Where nothing is read. After anything but an exception the client must be dropped.
-    fn read(&mut self, block: ReadBlock) -> impl Future<Output = Result<Registers, ReadError>> + Send;
+    fn read(&mut self, block: ReadBlock) -> impl Future<Output = Result<Registers, ReadError>> + Send {
+        async move {
+            let mut result = None;
+            self.read_many(&[block], &mut |_, read| result = Some(read)).await;
+            result.unwrap_or_else(|| Err(ReadError::Connection("there was no answer".to_owned())))
+        }
+    }
+
+    /// Whether the connection should be made anew before the next request, though nothing is wrong with it:
+    /// its certificate has been replaced.
+    fn is_outdated(&self) -> bool {
+        false
+    }
 }
 
 /// Makes connections to one server.

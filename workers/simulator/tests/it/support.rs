@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use corrente_config::PollerConfig;
+use corrente_config::{PollerConfig, secrets::Secrets};
 use corrente_crds::{
     Duration,
     poller::{Buffer, Endpoint, KafkaOutput, Meter, Transport},
@@ -130,6 +130,7 @@ pub fn plant() -> PollerConfig {
         ],
         output: KafkaOutput::default(),
         buffer: Buffer::default(),
+        secrets: Secrets::default(),
     }
 }
 
