@@ -27,6 +27,9 @@ use super::{
     window::{Framing, Window},
 };
 
+/// What most ends of connections come down to.
+const CLOSED: &str = "the other side closed the connection";
+
 /// What a client talks over.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -57,6 +60,8 @@ pub struct TcpClient {
     /// deliver a late answer to whoever is connected when it comes.
     transactions: Arc<AtomicU16>,
     spent: bool,
+    /// Whether anything came on this connection.
+    heard: bool,
 }
 
 impl TcpClient {
@@ -74,6 +79,7 @@ impl TcpClient {
             timeout,
             transactions,
             spent: false,
+            heard: false,
         }
     }
 
@@ -147,6 +153,19 @@ impl TcpClient {
         }
     }
 
+    /// Why a connection ended while it was listened to. With TLS 1.3 a server looks at the client's certificate
+    /// when the client is done, and some hang up without a word.
+    fn lost(&self, error: &io::Error) -> ReadError {
+        let why = short(error);
+        if why == CLOSED && !self.heard && matches!(self.stream, Stream::Tls(..)) {
+            return broken(
+                "the other side closed the connection before its first answer, as servers do that do not accept \
+                 the poller's certificate in tls.crt",
+            );
+        }
+        broken(&why)
+    }
+
     async fn run(&mut self, blocks: &[ReadBlock], on: &mut OnRead<'_>) -> Result<(), (usize, ReadError)> {
         if blocks.is_empty() {
             return Ok(());
@@ -160,10 +179,11 @@ impl TcpClient {
             };
             let came = match timeout_at(deadline, self.stream.read(self.window.spare())).await {
                 Err(_) => return Err((index, ReadError::Timeout(self.timeout))),
-                Ok(Err(error)) => return Err((index, broken(&short(&error)))),
-                Ok(Ok(0)) => return Err((index, broken(&short(&closed())))),
+                Ok(Err(error)) => return Err((index, self.lost(&error))),
+                Ok(Ok(0)) => return Err((index, self.lost(&closed()))),
                 Ok(Ok(came)) => came,
             };
+            self.heard = true;
             let taken = self.window.take(came, on);
             taken.map_err(|broke| (broke.index, broken(&broke.error.to_string())))?;
         }
@@ -204,7 +224,7 @@ pub(super) fn short(error: &io::Error) -> String {
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::UnexpectedEof
-        | io::ErrorKind::ConnectionAborted => "the other side closed the connection".to_owned(),
+        | io::ErrorKind::ConnectionAborted => CLOSED.to_owned(),
         _ => error.to_string().chars().take(100).collect(),
     }
 }

@@ -35,7 +35,8 @@ fn of_the_server(error: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the server's certificate is not valid yet; compare the clocks".to_owned()
         }
-        CertificateError::UnknownIssuer => {
+        // The latter is one of an authority of the same name, such as before it was renewed.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the server's certificate is signed by none of the certificates in ca.crt".to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
