@@ -1,5 +1,5 @@
 //! The client over a socket: a window of requests, what spends it, and what it says then.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 

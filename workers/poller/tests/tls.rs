@@ -1,6 +1,6 @@
 //! Modbus/TCP Security: both sides show certificates, which are looked at again when they change. The servers
 //! are in this process, but for the last test, which reads pymodbus.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
     fs,

@@ -63,7 +63,7 @@ impl fmt::Display for Case {
 }
 
 const NO_ANSWER: Comes = Failed(&["no answer"]);
-const NOT_ITS_ANSWER: Comes = Failed(&["answer", "came", "closed", "bytes remaining"]);
+const NOT_ITS_ANSWER: Comes = Failed(&["answer", "came", "closed"]);
 
 fn cases() -> Vec<Case> {
     let torn = |then| Effect::Torn { after: None, then };
@@ -129,7 +129,7 @@ fn cases() -> Vec<Case> {
     let silence = || Fault::new(Effect::Silence);
     cases.extend([
         case(TCP, Fault::new(Effect::WrongTransaction(1)), NOT_ITS_ANSWER),
-        case(RTU, Fault::new(Effect::BadCrc), NOT_ITS_ANSWER),
+        case(RTU, Fault::new(Effect::BadCrc), Failed(&["checksum"])),
         case(
             TCP,
             Fault::new(Effect::Exception(2)).registers(502..=502),
