@@ -153,6 +153,20 @@ impl Applier<'_> {
         Ok(true)
     }
 
+    /// Whether [`Self::deployment`] would change what is there; `false` where there is none.
+    ///
+    /// # Errors
+    /// Where the Deployment cannot be written as JSON.
+    pub fn would_change(&self, desired: &Deployment, live: Option<&Deployment>) -> Result<bool, Error> {
+        const KIND: &str = "Deployment";
+        let Some(live) = live else { return Ok(false) };
+        let name = desired.name_any();
+        let (desired, hash) = stamped(desired.clone(), KIND)?;
+        let remembered = self.memory.applied.lock().get(&self.key(KIND, &name)).cloned();
+        let live = view(live, KIND)?;
+        Ok(is_needed(&hash, &desired, Some(&live), remembered.as_ref()))
+    }
+
     /// Applies a Deployment where the cached one differs. `true` where that changed it.
     ///
     /// # Errors
@@ -163,15 +177,7 @@ impl Applier<'_> {
         let (desired, hash) = stamped(desired, KIND)?;
         let key = self.key(KIND, &name);
         let remembered = self.memory.applied.lock().get(&key).cloned();
-        let live_view = match live {
-            Some(live) => Some(LiveView {
-                hash: live.annotations().get(annotations::APPLIED).map(String::as_str),
-                uid: live.metadata.uid.as_deref().unwrap_or_default(),
-                generation: live.metadata.generation.unwrap_or_default(),
-                object: serde_json::to_value(live).map_err(|source| encode(KIND, &name, source))?,
-            }),
-            None => None,
-        };
+        let live_view = live.map(|live| view(live, KIND)).transpose()?;
         if !is_needed(&hash, &desired, live_view.as_ref(), remembered.as_ref()) {
             return Ok(false);
         }
@@ -282,6 +288,15 @@ fn encode(kind: &'static str, name: &str, source: serde_json::Error) -> Error {
         name: name.to_owned(),
         source,
     }
+}
+
+fn view<'a>(live: &'a Deployment, kind: &'static str) -> Result<LiveView<'a>, Error> {
+    Ok(LiveView {
+        hash: live.annotations().get(annotations::APPLIED).map(String::as_str),
+        uid: live.metadata.uid.as_deref().unwrap_or_default(),
+        generation: live.metadata.generation.unwrap_or_default(),
+        object: serde_json::to_value(live).map_err(|source| encode(kind, &live.name_any(), source))?,
+    })
 }
 
 /// The object as JSON, with the hash of itself as an annotation, and that hash.

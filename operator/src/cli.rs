@@ -61,6 +61,7 @@ impl RunArgs {
             image_pull_policy: self.image_pull_policy,
             namespaces: namespaces(&self.watch_namespaces),
             class: self.operator_class,
+            worker_port: corrente_runtime::http::PORT,
             timing: Timing::default(),
         }
     }

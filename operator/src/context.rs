@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 
 use crate::{
     backoff::Backoffs, claims::Claims, handover::waits::Waits, memory::Memory, observe::Reports,
-    vocabulary::annotations,
+    poller::unsent::Unsent, vocabulary::annotations,
 };
 
 /// A MeterPoller, or the reason why it cannot be read: one bad object must not stop a watch.
@@ -103,6 +103,8 @@ pub struct Settings {
     /// The class of resources that are carried out: those annotated with it, or with none where it is empty.
     /// Operators that share a namespace need classes of their own, or they undo each other's work.
     pub class: String,
+    /// The port at which workers answer.
+    pub worker_port: u16,
     /// The periods.
     pub timing: Timing,
 }
@@ -274,6 +276,8 @@ pub struct Context {
     pub reports: Reports,
     /// Who waits at the gate for whom.
     pub waits: Waits,
+    /// Whose spool a change waits for.
+    pub unsent: Unsent,
     /// How often an object has failed in a row.
     pub backoffs: Backoffs,
 }

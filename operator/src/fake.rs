@@ -102,6 +102,7 @@ pub fn context(client: Client, deployments: Vec<Deployment>) -> Context {
         memory: Default::default(),
         reports: Default::default(),
         waits: Default::default(),
+        unsent: Default::default(),
         backoffs: Default::default(),
     }
 }

@@ -14,6 +14,7 @@ pub fn settings() -> Settings {
         image_pull_policy: "IfNotPresent".to_owned(),
         namespaces: Namespaces::All,
         class: String::new(),
+        worker_port: corrente_runtime::http::PORT,
         timing: Timing::default(),
     }
 }

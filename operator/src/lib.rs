@@ -26,6 +26,7 @@ pub mod health;
 pub mod manager;
 pub mod memory;
 pub mod naming;
+pub mod nodes;
 pub mod observe;
 pub mod pipeline;
 pub mod pods;

@@ -84,6 +84,7 @@ pub async fn run(client: Client, settings: Settings, health: Arc<Health>, shutdo
         memory: Default::default(),
         reports: Default::default(),
         waits: Default::default(),
+        unsent: Default::default(),
         backoffs: Default::default(),
     });
     let mut watching = JoinSet::new();

@@ -156,13 +156,30 @@ fn essence(report: Option<&Value>) -> Option<[Option<&Value>; 4]> {
     ])
 }
 
-/// Asks the workers in turn, until `shutdown`.
-pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
+fn client() -> Client<HttpConnector, Body> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(PATIENCE));
-    let client: Client<HttpConnector, Body> = Client::builder(TokioExecutor::new())
+    Client::builder(TokioExecutor::new())
         .pool_max_idle_per_host(0)
-        .build(connector);
+        .build(connector)
+}
+
+/// What a poller says at this moment; `None` where it does not answer.
+pub async fn ask_now(pod: &Pod, port: u16) -> Option<PollerReport> {
+    let address = pod.status.as_ref()?.pod_ip.as_deref()?;
+    let answer = tokio::time::timeout(PATIENCE, ask(&client(), address, port)).await;
+    match answer.unwrap_or(Err(Error::Timeout)) {
+        Ok(report) => serde_json::from_value(report).ok(),
+        Err(error) => {
+            tracing::debug!(pod = pod.name_any(), error = %crate::events::chain(&error), "no answer");
+            None
+        }
+    }
+}
+
+/// Asks the workers in turn, until `shutdown`.
+pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
+    let client = client();
     let period = context.settings.timing.report;
     let mut steps = tokio::time::interval(period / STEPS);
     steps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -198,7 +215,7 @@ async fn ask_and_note(context: &Context, client: &Client<HttpConnector, Body>, p
     let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else {
         return;
     };
-    let answer = tokio::time::timeout(PATIENCE, ask(client, &address))
+    let answer = tokio::time::timeout(PATIENCE, ask(client, &address, context.settings.worker_port))
         .await
         .unwrap_or(Err(Error::Timeout));
     let answer = match answer {
@@ -230,13 +247,13 @@ async fn ask_and_note(context: &Context, client: &Client<HttpConnector, Body>, p
     }
 }
 
-async fn ask(client: &Client<HttpConnector, Body>, address: &str) -> Result<Value, Error> {
+async fn ask(client: &Client<HttpConnector, Body>, address: &str, port: u16) -> Result<Value, Error> {
     let host = if address.contains(':') {
         format!("[{address}]")
     } else {
         address.to_owned()
     };
-    let uri = format!("http://{host}:{}/status", corrente_runtime::http::PORT);
+    let uri = format!("http://{host}:{port}/status");
     let uri = uri.parse().map_err(|_| Error::Address(address.to_owned()))?;
     let answer = client.get(uri).await?;
     if !answer.status().is_success() {

@@ -84,15 +84,27 @@ pub async fn config_maps(
     namespace: &str,
     inventory: &Inventory<'_>,
 ) -> Result<(), Error> {
-    let in_use: BTreeSet<&str> = inventory
-        .pods
-        .iter()
-        .filter_map(|pod| pod.annotations().get(annotations::REVISION).map(String::as_str))
-        .collect();
+    let in_use = in_use(inventory);
     for config_map in stale(inventory, &in_use) {
         delete::<ConfigMap>(client, memory, "ConfigMap", namespace, &config_map.metadata).await?;
     }
     Ok(())
+}
+
+/// The ConfigMaps that pods run, and those that Deployments would make pods of: one that is not replaced yet
+/// may need to make another.
+fn in_use<'a>(inventory: &Inventory<'a>) -> BTreeSet<&'a str> {
+    let templates = inventory.deployments.iter().filter_map(|deployment| {
+        let template = deployment.spec.as_ref()?.template.metadata.as_ref()?;
+        template.annotations.as_ref()
+    });
+    inventory
+        .pods
+        .iter()
+        .map(|pod| pod.annotations())
+        .chain(templates)
+        .filter_map(|all| all.get(annotations::REVISION).map(String::as_str))
+        .collect()
 }
 
 /// The ConfigMaps that neither run, nor are current, nor are among the last revisions of what still exists.

@@ -49,6 +49,9 @@ pub mod annotations {
     /// On MeterPollers and TelemetryPipelines: the class of the operator that is to carry them out, where
     /// several operators run in one cluster.
     pub const OPERATOR_CLASS: &str = "corrente.dev/operator-class";
+    /// On MeterPollers: the generation that is to be carried out although records are lost by it that were not
+    /// sent yet.
+    pub const DISCARD_UNSENT: &str = "corrente.dev/discard-unsent";
     /// What annotations of a pod template may not begin with.
     pub const RESERVED: &str = "corrente.dev/";
 }
@@ -78,6 +81,8 @@ pub mod reasons {
     pub const PODS_NOT_READY: &str = "PodsNotReady";
     /// A pod waits until another one, which holds an endpoint of its, is gone.
     pub const WAITING_FOR_HANDOVER: &str = "WaitingForHandover";
+    /// A pod is not replaced before its spool is sent.
+    pub const WAITING_FOR_SPOOL: &str = "WaitingForSpool";
     /// Pods are replaced.
     pub const ROLLING_OUT: &str = "RollingOut";
     /// There is nothing to do.

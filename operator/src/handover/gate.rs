@@ -5,9 +5,9 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Resource, ResourceExt,
+    Resource, ResourceExt,
     runtime::events::{Event, EventType},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     context::{Context, Key},
-    events,
+    events, nodes,
     vocabulary::reasons,
 };
 
@@ -173,7 +173,7 @@ fn failed(error: &Error) {
 /// Whether the node of the first blocker has stopped answering.
 async fn is_unreachable(context: &Context, blockers: &[&Holder]) -> bool {
     match blockers.first().and_then(|blocker| blocker.node.as_deref()) {
-        Some(node) => !answers(context, node).await,
+        Some(node) => !nodes::answers(&context.client, node).await,
         None => false,
     }
 }
@@ -202,27 +202,6 @@ async fn tell(context: &Context, pod: &Holder, sentence: String) {
             name: name.clone(),
         };
         context.queues.poller(&key, "its pod waits at the handover gate");
-    }
-}
-
-/// Whether a node is there and answers. Where that cannot be found out, nothing is claimed about it.
-async fn answers(context: &Context, node: &str) -> bool {
-    match Api::<Node>::all(context.client.clone()).get_opt(node).await {
-        Ok(Some(node)) => {
-            let conditions = node
-                .status
-                .and_then(|status| status.conditions)
-                .unwrap_or_default();
-            conditions
-                .iter()
-                .find(|condition| condition.type_ == "Ready")
-                .is_none_or(|ready| ready.status != "Unknown")
-        }
-        Ok(None) => true,
-        Err(error) => {
-            tracing::debug!(node, %error, "failed to ask for a node");
-            true
-        }
     }
 }
 

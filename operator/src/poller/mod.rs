@@ -12,6 +12,8 @@
 
 pub mod build;
 pub mod dereference;
+pub mod lingering;
 pub mod reconcile;
 pub mod status;
+pub mod unsent;
 pub mod validate;

@@ -3,13 +3,18 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use corrente_crds::MeterPoller;
-use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::{ObjectReference, Pod},
+    jiff::Timestamp,
+};
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
     build,
     dereference::{self, Live},
+    lingering,
     status::{self as verdict, Refusal, Seen, Workers},
+    unsent,
     validate::{self, ValidatedPoller},
 };
 use crate::{
@@ -91,13 +96,17 @@ async fn carry_out(
     context: &Context,
 ) -> Result<Option<Duration>, Error> {
     let resources = build::build(valid, &context.settings);
+    let namespace = &valid.key.namespace;
+    let replaced = replaced(valid, &resources, live, context)?;
+    let hold = unsent::hold(poller, &pods_of(&replaced, live), context).await;
+    let held = if hold.is_some() { replaced } else { BTreeSet::new() };
     let current: BTreeSet<String> = resources
         .config_maps
         .iter()
         .map(ResourceExt::name_any)
         .chain(resources.deployments.iter().map(ResourceExt::name_any))
+        .chain(held.iter().cloned())
         .collect();
-    let namespace = &valid.key.namespace;
     let inventory = prune::Inventory {
         deployments: &live.deployments,
         config_maps: &live.config_maps,
@@ -111,7 +120,7 @@ async fn carry_out(
         let note = format!("deleted the Deployments of {gone} removed shards");
         events::normal(&context.recorder, about, reasons::PRUNED, &note).await;
     }
-    match apply(valid, resources, live, about, context).await {
+    match apply(valid, resources, &held, live, about, context).await {
         Ok(()) => {}
         Err(error @ apply::Error::NameTaken { .. }) => {
             refuse(
@@ -143,15 +152,18 @@ async fn carry_out(
         .iter()
         .filter_map(|pod| pod.metadata.uid.as_deref())
         .collect();
-    let waits: Vec<String> = pods
+    let mut waits: Vec<String> = pods
         .iter()
         .filter_map(|uid| context.waits.sentence(uid))
         .collect();
+    let lingering = lingering::sentences(&live.pods, &waits, context).await;
+    waits.extend(lingering.sentences);
     let reports = context.reports.of_pollers(&live.pods);
     let seen = Seen {
         pods: &live.pods,
         reports: &reports,
         waits: &waits,
+        hold: hold.as_ref().and_then(|hold| hold.sentence.as_deref()),
     };
     let desired = verdict::of(
         valid,
@@ -160,31 +172,83 @@ async fn carry_out(
         poller.metadata.generation,
         Timestamp::now(),
     );
-    Ok(status::write(context, poller, about, &written, desired).await?)
+    let figures = status::write(context, poller, about, &written, desired).await?;
+    let again = hold.map(|hold| hold.again);
+    Ok([figures, again, lingering.again].into_iter().flatten().min())
+}
+
+/// The Deployments of which a change replaces or removes the pod.
+fn replaced(
+    valid: &ValidatedPoller,
+    resources: &build::Resources,
+    live: &Live,
+    context: &Context,
+) -> Result<BTreeSet<String>, Error> {
+    let applier = applier(valid, context);
+    let mut replaced = BTreeSet::new();
+    for before in &live.deployments {
+        let name = before.name_any();
+        let desired = resources
+            .deployments
+            .iter()
+            .find(|desired| desired.name_any() == name);
+        let changes = match desired {
+            Some(desired) => applier.would_change(desired, Some(before))?,
+            None => before.metadata.deletion_timestamp.is_none(),
+        };
+        if changes {
+            replaced.insert(name);
+        }
+    }
+    Ok(replaced)
+}
+
+/// The pods of these Deployments, each with its shard's number.
+fn pods_of<'a>(deployments: &BTreeSet<String>, live: &'a Live) -> Vec<(String, &'a Pod)> {
+    let shard = |labels: &std::collections::BTreeMap<String, String>| labels.get(labels::SHARD).cloned();
+    let shards: BTreeSet<String> = live
+        .deployments
+        .iter()
+        .filter(|deployment| deployments.contains(&deployment.name_any()))
+        .filter_map(|deployment| shard(deployment.labels()))
+        .collect();
+    live.pods
+        .iter()
+        .filter_map(|pod| Some((shard(pod.labels())?, pod.as_ref())))
+        .filter(|(shard, _)| shards.contains(shard))
+        .collect()
+}
+
+fn applier<'a>(valid: &'a ValidatedPoller, context: &'a Context) -> Applier<'a> {
+    Applier {
+        client: &context.client,
+        memory: &context.memory,
+        namespace: &valid.key.namespace,
+        owner: &valid.uid,
+    }
 }
 
 /// How soon to see whether a taken name is free.
 const TAKEN: Duration = Duration::from_secs(30);
 
-/// Applies every shard, whatever becomes of the others, and returns the first error.
+/// Applies every shard but those that are held up, whatever becomes of the others, and returns the first error.
 async fn apply(
     valid: &ValidatedPoller,
     resources: build::Resources,
+    held: &BTreeSet<String>,
     live: &Live,
     about: &ObjectReference,
     context: &Context,
 ) -> Result<(), apply::Error> {
-    let applier = Applier {
-        client: &context.client,
-        memory: &context.memory,
-        namespace: &valid.key.namespace,
-        owner: &valid.uid,
-    };
+    let applier = applier(valid, context);
     let mut applied = Vec::new();
     let mut failed = None;
     let objects = resources.config_maps.iter().zip(resources.deployments);
     for ((config_map, deployment), shard) in objects.zip(&valid.shards) {
         let name = deployment.name_any();
+        if held.contains(&name) {
+            continue;
+        }
         let before = live.deployments.iter().find(|live| live.name_any() == name);
         // A Deployment whose configuration is not there would stop a pod that runs.
         let done = match applier.config_map(config_map, &live.config_maps).await {

@@ -143,3 +143,116 @@ async fn a_shard_that_fails_keeps_no_removed_one_and_no_other_one() {
         "the losers first"
     );
 }
+
+/// A worker that says this of its spool, at a port of its own.
+async fn worker(spool: serde_json::Value) -> (u16, tokio::task::JoinHandle<()>) {
+    let report = serde_json::json!({
+        "meters": {"total": 1, "healthy": 1, "failing": 0}, "polls": 9, "skipped": 0, "spool": spool,
+    });
+    let app = axum::Router::new().route(
+        "/status",
+        axum::routing::get(move || std::future::ready(axum::Json(report.clone()))),
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = async move { axum::serve(listener, app).await.unwrap() };
+    (port, tokio::spawn(serve))
+}
+
+/// A context whose cluster runs shards 0 and 1 of the site in an old revision, with workers at this port.
+fn running(client: kube::Client, port: u16) -> Context {
+    let shards = ["0", "1"].map(|shard| {
+        let mut live = fake::deployment(&format!("site-{shard}"), "uid-site", 1);
+        live.labels_mut()
+            .insert(labels::SHARD.to_owned(), shard.to_owned());
+        live
+    });
+    let pods = ["0", "1"].map(|shard| {
+        let pod = serde_json::json!({
+            "metadata": {
+                "namespace": "plant", "name": format!("site-{shard}-x"), "uid": format!("uid-pod-{shard}"),
+                "labels": {"corrente.dev/component": "poller", "corrente.dev/meterpoller": "site", "corrente.dev/shard": shard},
+                "annotations": {"corrente.dev/revision": "old"},
+            },
+            "status": {"phase": "Running", "podIP": "127.0.0.1"},
+        });
+        serde_json::from_value::<Pod>(pod).unwrap()
+    });
+    let mut context = fake::context(client, shards.into());
+    context.stores.pods = fake::filled(pods.into()).as_reader();
+    context.settings.worker_port = port;
+    context
+}
+
+/// The Deployments that were changed or deleted.
+fn changed(asked: &fake::Asked) -> Vec<String> {
+    ["DELETE", "PATCH"]
+        .iter()
+        .flat_map(|verb| fake::asked(asked, &format!("{verb} {DEPLOYMENTS}")))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_pod_whose_spool_is_not_sent_is_neither_replaced_nor_removed() {
+    let stuck = serde_json::json!({
+        "stream": "s", "records": 70, "pending": 50, "bytes": 1, "evicted": 0, "refused": 0,
+        "trouble": "no broker answers",
+    });
+    let (port, worker) = worker(stuck).await;
+    // Both shards change.
+    let (client, asked) = fake::client(|_| None);
+    let context = running(client, port);
+    let next = reconcile(&guarded(sharded()), &context).await.unwrap();
+    assert_eq!(changed(&asked), Vec::<String>::new());
+    assert_eq!(next, Action::requeue(context.settings.timing.recheck));
+    let (reason, message) = fake::ready(&asked);
+    assert_eq!(reason, "WaitingForSpool");
+    assert!(
+        message
+            .contains("the spool of shard 0 holds records that the broker has not taken (no broker answers)")
+            && message.contains("meterpoller -n plant site corrente.dev/discard-unsent=1"),
+        "{message}"
+    );
+    // One shard is removed, the other one takes its endpoints.
+    let mut fewer = sharded();
+    fewer.spec.shards = 1;
+    let (client, asked) = fake::client(|_| None);
+    reconcile(&guarded(fewer), &running(client, port)).await.unwrap();
+    assert_eq!(changed(&asked), Vec::<String>::new());
+    // What is given up, and what is suspended, waits for nothing.
+    let mut given_up = sharded();
+    given_up
+        .annotations_mut()
+        .insert("corrente.dev/discard-unsent".into(), "1".into());
+    let mut suspended = sharded();
+    suspended.spec.suspend = true;
+    for poller in [given_up, suspended] {
+        let (client, asked) = fake::client(|_| None);
+        reconcile(&guarded(poller), &running(client, port)).await.unwrap();
+        assert_eq!(changed(&asked).len(), 2);
+    }
+    worker.abort();
+}
+
+#[tokio::test]
+async fn a_pod_whose_spool_is_sent_or_that_does_not_answer_is_replaced() {
+    let sent = serde_json::json!({
+        "stream": "s", "records": 70, "pending": 0, "bytes": 1, "evicted": 0, "refused": 0,
+    });
+    let (port, worker) = worker(sent).await;
+    let (client, asked) = fake::client(|_| None);
+    reconcile(&guarded(sharded()), &running(client, port))
+        .await
+        .unwrap();
+    assert_eq!(changed(&asked).len(), 2);
+    worker.abort();
+    let closed = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let (client, asked) = fake::client(|_| None);
+    reconcile(&guarded(sharded()), &running(client, closed))
+        .await
+        .unwrap();
+    assert_eq!(changed(&asked).len(), 2);
+}

@@ -35,6 +35,8 @@ pub struct Seen<'a> {
     pub reports: &'a BTreeMap<String, Option<PollerReport>>,
     /// For whom its pods wait at the gate, as sentences.
     pub waits: &'a [String],
+    /// Why a change is not carried out yet, as a sentence.
+    pub hold: Option<&'a str>,
 }
 
 /// The verdict on a MeterPoller that is carried out.
@@ -217,6 +219,8 @@ fn ready(poller: &ValidatedPoller, shards: &[ShardStatus], seen: &Seen<'_>) -> V
             reasons::SUSPENDED,
             "spec.suspend is true: nothing is polled".to_owned(),
         )
+    } else if let Some(hold) = seen.hold {
+        verdict(false, reasons::WAITING_FOR_SPOOL, hold.to_owned())
     } else if poller.meters == 0 {
         let reason = poller.conflicts.first().map_or(reasons::INVALID, claims::reason);
         verdict(
@@ -275,6 +279,9 @@ fn progressing(poller: &ValidatedPoller, shards: &[ShardStatus], seen: &Seen<'_>
     let verdict = |holds, reason, message: String| Verdict::new(types::PROGRESSING, holds, reason, message);
     if poller.suspended {
         return verdict(false, reasons::SUSPENDED, "spec.suspend is true".to_owned());
+    }
+    if let Some(hold) = seen.hold {
+        return verdict(true, reasons::WAITING_FOR_SPOOL, hold.to_owned());
     }
     if !seen.waits.is_empty() {
         return verdict(

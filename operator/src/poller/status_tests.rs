@@ -55,6 +55,7 @@ struct Case {
     pods: Vec<Arc<Pod>>,
     reports: BTreeMap<String, Option<PollerReport>>,
     waits: Vec<String>,
+    hold: Option<&'static str>,
     current: MeterPollerStatus,
 }
 
@@ -75,6 +76,7 @@ impl Case {
             ]
             .into(),
             waits: vec![],
+            hold: None,
             current: MeterPollerStatus::default(),
         }
     }
@@ -84,6 +86,7 @@ impl Case {
             pods: &self.pods,
             reports: &self.reports,
             waits: &self.waits,
+            hold: self.hold,
         };
         of(
             &self.poller,
@@ -132,6 +135,26 @@ fn a_pod_that_waits_for_its_volumes_says_which_secrets_it_needs() {
         message,
         "1 of 2 shards run and are ready: pods wait for their volumes: the Secret kafka-ca must be there and have \
          the key ca.crt; the Secret kafka-user must be there and have the keys password, username"
+    );
+}
+
+#[test]
+fn a_change_that_waits_for_a_spool_says_so() {
+    let mut case = Case::running();
+    case.hold = Some("the change waits: the spool of shard 0 holds records");
+    assert_eq!(
+        case.verdicts(),
+        [
+            "False/WaitingForSpool",
+            "True/WaitingForSpool",
+            "False/AsExpected"
+        ]
+    );
+    case.poller.suspended = true;
+    assert_eq!(
+        case.verdicts()[0],
+        "False/Suspended",
+        "suspending waits for nothing"
     );
 }
 

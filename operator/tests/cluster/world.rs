@@ -194,6 +194,7 @@ impl World {
             .with_layer(&counting)
             .build();
         let settings = Settings {
+            worker_port: corrente_runtime::http::PORT,
             poller_image: IMAGE.to_owned(),
             pipeline_image: IMAGE.to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
