@@ -136,7 +136,7 @@ mod tests {
         });
         let context = fake::context(client, vec![]);
         let lingers = Arc::new(pod(Some("2026-01-01T00:00:00Z"), "Running"));
-        let found = sentences(&[lingers.clone()], &[], &context).await;
+        let found = sentences(std::slice::from_ref(&lingers), &[], &context).await;
         assert_eq!(found.again, Some(context.settings.timing.recheck));
         assert_eq!(
             found.sentences,
