@@ -18,6 +18,10 @@ framer    "socket" (Modbus TCP, the default) or "rtu" (RTU frames over TCP)
 port      0 takes a free one
 missing   what a unit that is not there does: "silent" (the default), or "gateway", for
           which its gateway answers exception 0B
+hold      seconds for which the line is held by a request for a unit that is not there,
+          as by a gateway that waits for it; all others wait meanwhile. 0, the default, for
+          a server that has no line
+most      the most connections; one more is closed at once. 0, the default, for any number
 registers zero-based addresses; one that is not given answers exception 02. (Gaps between
           coils read as 0: pymodbus keeps bits in words.)
 rising    registers that count one up at each read, so that no two readings are equal
@@ -69,6 +73,7 @@ class Connection(ServerRequestHandler):
         self.endpoint = endpoint
         self.number = next(endpoint.trace.connections)
         self.peer = ""
+        self.is_served = False
 
     def note(self, event: str, **fields) -> None:
         """Write an event of this connection down."""
@@ -79,13 +84,20 @@ class Connection(ServerRequestHandler):
     def callback_connected(self) -> None:
         """Note the connection and whose it is."""
         super().callback_connected()
+        if 0 < self.endpoint.most <= self.endpoint.served:
+            self.transport.abort()
+            return
+        self.endpoint.served += 1
+        self.is_served = True
         host, port = self.transport.get_extra_info("peername")[:2]
         self.peer = f"{host}:{port}"
         self.note("connect")
 
     def callback_disconnected(self, exc) -> None:
         """Note the end of the connection."""
-        self.note("disconnect")
+        if self.is_served:
+            self.endpoint.served -= 1
+            self.note("disconnect")
         super().callback_disconnected(exc)
 
     def note_request(self, sending: bool, pdu):
@@ -96,13 +108,27 @@ class Connection(ServerRequestHandler):
 
     async def handle_request(self) -> None:
         """Answer by pymodbus, unless there is no such unit: that is for its gateway to say."""
-        request = self.last_pdu
-        if request is None or request.dev_id in self.endpoint.context.devices:
+        request, peer = self.last_pdu, self.last_addr
+        if request is None:
+            return
+        if not self.endpoint.hold:
+            await self.answer(request, peer)
+            return
+        # Whoever asked may be gone by then: the line is held all the same.
+        async with self.endpoint.line:
+            await self.answer(request, peer)
+
+    async def answer(self, request, peer) -> None:
+        """Answer one request, which is on the line now."""
+        if request.dev_id in self.endpoint.context.devices:
+            self.last_pdu, self.last_addr = request, peer
             await super().handle_request()
-        elif self.endpoint.missing == "gateway":
+            return
+        await asyncio.sleep(self.endpoint.hold)
+        if self.endpoint.missing == "gateway":
             answer = ExceptionResponse(request.function_code, ExcCodes.GATEWAY_NO_RESPONSE)
             answer.transaction_id, answer.dev_id = request.transaction_id, request.dev_id
-            self.server_send(answer, self.last_addr)
+            self.server_send(answer, peer)
 
 
 class Endpoint(ModbusTcpServer):
@@ -111,6 +137,10 @@ class Endpoint(ModbusTcpServer):
     def __init__(self, config: dict, trace: Trace) -> None:
         self.name = config["name"]
         self.missing = config.get("missing", "silent")
+        self.hold = config.get("hold", 0)
+        self.most = config.get("most", 0)
+        self.served = 0
+        self.line = asyncio.Lock()
         self.trace = trace
         super().__init__(
             [device(unit) for unit in config["units"]],

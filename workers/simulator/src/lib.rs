@@ -10,7 +10,7 @@
 //! 7. [`faults`]: what goes wrong, on purpose: of a request and its answer they make bytes, pauses and ends.
 //! 8. [`line`](mod@line): the meters behind one endpoint, by unit id, and their faults.
 //! 9. [`simulation`]: a poller's configuration as meters.
-//! 10. [`mod@serve`]: the meters on the network, with [`hub`] and [`connection`] beneath it.
+//! 10. [`mod@serve`]: the meters on the network, with [`tls`], [`hub`] and [`connection`] beneath it.
 //! 11. [`options`]: the command line of the binary, `corrente-simulator`.
 //!
 //! Nothing is stored and nothing runs in the background: every value is a pure function of the meter's name
@@ -29,6 +29,7 @@ pub mod quantity;
 pub mod serve;
 pub mod simulation;
 pub mod sunspec;
+pub mod tls;
 pub mod wire;
 
 pub use curve::Grid;

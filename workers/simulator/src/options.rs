@@ -7,7 +7,7 @@ use clap::Parser;
 use corrente_config::PollerConfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Grid, History, LoadSource, Ports, Simulation, UnknownUnit, faults, system_clock};
+use crate::{Grid, History, LoadSource, Ports, Simulation, UnknownUnit, faults, system_clock, tls};
 
 /// Serves the meters of a poller's configuration, simulated.
 #[derive(Debug, Parser)]
@@ -45,6 +45,9 @@ pub struct Load {
     /// What goes wrong: a YAML file of faults
     #[arg(long, value_name = "FILE")]
     pub faults: Option<PathBuf>,
+    /// What endpoints with transport tls are served with: a folder with ca.crt, tls.crt and tls.key
+    #[arg(long, value_name = "FOLDER")]
+    pub certificates: Option<PathBuf>,
 }
 
 impl Load {
@@ -70,7 +73,10 @@ impl Load {
         } else {
             UnknownUnit::AsTransport
         };
-        let simulation = Simulation::new(configs, source, system_clock())?.with_unknown_units(unknown);
+        let mut simulation = Simulation::new(configs, source, system_clock())?.with_unknown_units(unknown);
+        if let Some(folder) = &self.certificates {
+            simulation = simulation.with_certificates(tls::load(folder)?);
+        }
         let Some(path) = &self.faults else {
             return Ok(simulation);
         };

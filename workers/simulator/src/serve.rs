@@ -9,10 +9,13 @@ use std::{
 };
 
 use corrente_config::PollerConfig;
+use corrente_crds::poller::Transport;
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     time::Instant,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -32,7 +35,7 @@ pub enum Ports {
     Ephemeral,
     /// This one, and the next for each further endpoint, in the order of the configuration.
     From(u16),
-    /// The port of each endpoint's address, 502 where it names none.
+    /// The port of each endpoint's address; 502 where it names none, 802 with TLS.
     AsConfigured,
 }
 
@@ -78,6 +81,12 @@ pub enum ServeError {
         /// Its address.
         address: String,
     },
+    /// An endpoint speaks TLS, and has no certificates.
+    #[error(
+        "endpoint {0} has transport tls: give a folder with ca.crt, tls.crt and tls.key to serve it with \
+         (--certificates)"
+    )]
+    NoCertificates(String),
     /// The configuration cannot be simulated.
     #[error(transparent)]
     Simulation(#[from] SimulationError),
@@ -132,8 +141,11 @@ impl Simulation {
                 "serving"
             );
             addresses.insert(endpoint.name.clone(), address);
-            let hub = Hub::new(line, began, token.clone());
-            tasks.spawn(run(listener, hub, tasks.clone(), token.clone()));
+            let door = Door {
+                hub: Hub::new(line, began, token.clone()),
+                tls: self.tls(endpoint)?,
+            };
+            tasks.spawn(run(listener, door, tasks.clone(), token.clone()));
         }
         tasks.close();
         Ok(Served {
@@ -141,6 +153,14 @@ impl Simulation {
             tasks,
             guard: token.drop_guard(),
         })
+    }
+
+    fn tls(&self, endpoint: &SimulatedEndpoint) -> Result<Option<TlsAcceptor>, ServeError> {
+        match (endpoint.transport, &self.certificates) {
+            (Transport::Tls, None) => Err(ServeError::NoCertificates(endpoint.name.clone())),
+            (Transport::Tls, Some(certificates)) => Ok(Some(certificates.clone())),
+            (Transport::Tcp | Transport::RtuOverTcp, _) => Ok(None),
+        }
     }
 
     fn port(&self, index: usize, endpoint: &SimulatedEndpoint, ports: Ports) -> Result<u16, ServeError> {
@@ -154,6 +174,7 @@ impl Simulation {
             }
             Ports::AsConfigured => match endpoint.address.rsplit_once(':') {
                 // 502 is the port of Modbus TCP, also where RTU frames go over it.
+                None if endpoint.transport == Transport::Tls => Ok(802),
                 None => Ok(502),
                 Some((_, port)) => {
                     let port = port.parse().ok().filter(|port| *port > 0);
@@ -167,8 +188,16 @@ impl Simulation {
     }
 }
 
+/// Where connections come in.
+#[derive(Clone)]
+struct Door {
+    hub: Arc<Hub>,
+    /// Where they are encrypted.
+    tls: Option<TlsAcceptor>,
+}
+
 /// Serves one listener until the token is cancelled. Its connections end with it.
-async fn run(listener: TcpListener, hub: Arc<Hub>, tasks: TaskTracker, token: CancellationToken) {
+async fn run(listener: TcpListener, door: Door, tasks: TaskTracker, token: CancellationToken) {
     let serve = async {
         loop {
             match listener.accept().await {
@@ -176,7 +205,7 @@ async fn run(listener: TcpListener, hub: Arc<Hub>, tasks: TaskTracker, token: Ca
                     tasks.spawn(
                         token
                             .clone()
-                            .run_until_cancelled_owned(welcome(stream, Arc::clone(&hub))),
+                            .run_until_cancelled_owned(welcome(stream, door.clone())),
                     );
                 }
                 // Accepting fails when the process is out of file descriptors, and works again when some are
@@ -192,7 +221,7 @@ async fn run(listener: TcpListener, hub: Arc<Hub>, tasks: TaskTracker, token: Ca
 }
 
 /// Serves a connection, or does with it what a fault wants.
-async fn welcome(mut stream: TcpStream, hub: Arc<Hub>) {
+async fn welcome(mut stream: TcpStream, Door { hub, tls }: Door) {
     let place = match hub.enter() {
         Entry::Serve(place) => place,
         Entry::Refuse => return reset(&stream),
@@ -204,8 +233,27 @@ async fn welcome(mut stream: TcpStream, hub: Arc<Hub>) {
         return;
     }
     let close = place.close.clone();
-    let serve = connection::serve(&mut stream, place, &hub);
-    if close.run_until_cancelled(serve).await == Some(End::Reset) {
+    let serve = async {
+        let Some(tls) = tls else {
+            let end = connection::serve(&mut stream, place, &hub).await;
+            return (end, stream);
+        };
+        match tls.accept(stream).into_fallible().await {
+            Ok(mut secure) => {
+                let end = connection::serve(&mut secure, place, &hub).await;
+                if end == End::Close {
+                    // Whoever does not wait for it is gone.
+                    let _ = secure.shutdown().await;
+                }
+                (end, secure.into_inner().0)
+            }
+            Err((error, stream)) => {
+                tracing::info!(%error, "a client was not let in");
+                (End::Close, stream)
+            }
+        }
+    };
+    if let Some((End::Reset, stream)) = close.run_until_cancelled(serve).await {
         reset(&stream);
     }
 }

@@ -10,6 +10,7 @@ use corrente_crds::{
 };
 use corrente_modbus::MapProblem;
 use corrente_record::Timestamp;
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     curve::Grid,
@@ -98,6 +99,7 @@ pub struct Simulation {
     pub(crate) endpoints: Vec<SimulatedEndpoint>,
     pub(crate) unknown: UnknownUnit,
     pub(crate) clock: Clock,
+    pub(crate) certificates: Option<TlsAcceptor>,
     faults: Faults,
 }
 
@@ -159,6 +161,7 @@ impl Simulation {
             endpoints,
             unknown: UnknownUnit::default(),
             clock,
+            certificates: None,
             faults: Faults::default(),
         })
     }
@@ -167,6 +170,15 @@ impl Simulation {
     #[must_use]
     pub fn with_unknown_units(self, unknown: UnknownUnit) -> Self {
         Self { unknown, ..self }
+    }
+
+    /// The same meters, whose endpoints with transport `tls` have these certificates; see [`crate::tls::load`].
+    #[must_use]
+    pub fn with_certificates(self, certificates: TlsAcceptor) -> Self {
+        Self {
+            certificates: Some(certificates),
+            ..self
+        }
     }
 
     /// The same meters with faults. Those of counters and meters count their time from now on, the others from

@@ -19,7 +19,7 @@ impl From<Transport> for Framing {
     fn from(transport: Transport) -> Self {
         match transport {
             Transport::RtuOverTcp => Self::Rtu,
-            _ => Self::Mbap,
+            Transport::Tcp | Transport::Tls => Self::Mbap,
         }
     }
 }

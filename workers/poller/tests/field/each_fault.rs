@@ -15,6 +15,7 @@ const MS: Duration = Duration::from_millis(1);
 const SLOTS: usize = 7;
 const TCP: &str = "tcp";
 const RTU: &str = "rtu-over-tcp";
+const TLS: &str = "tls";
 
 /// What must come of the meter with the fault.
 #[derive(Clone, Copy)]
@@ -138,6 +139,12 @@ fn cases() -> Vec<Case> {
         case(TCP, Fault::new(Effect::Exception(3)).longer_than(5), GoodInTheEnd),
         case(RTU, Fault::new(Effect::Exception(2)).longer_than(2), GoodInTheEnd),
         case(TCP, silence().chance(0.5), Both),
+        case(TLS, Fault::new(Effect::Delay(50 * MS, 50 * MS)), Good),
+        case(TLS, silence(), NO_ANSWER),
+        case(TLS, Fault::new(torn(Then::Nothing)), NO_ANSWER),
+        case(TLS, Fault::new(torn(Then::Close)), NOT_ITS_ANSWER),
+        case(TLS, Fault::new(torn(Then::Reset)), NOT_ITS_ANSWER),
+        case(TLS, Fault::new(late(Some(450), Recipient::Newest)), NO_ANSWER),
         case(TCP, silence().until(2500 * MS), GoodInTheEnd),
         case(TCP, Fault::new(torn(Then::Reset)).every(4), Good),
     ]);

@@ -4,6 +4,7 @@
 //! register or another unit is seen in any record that it gets into.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod certificates;
 #[path = "../common/mod.rs"]
 mod common;
 mod each_fault;

@@ -7,16 +7,16 @@ use std::{
     time::Duration,
 };
 
-use corrente_config::PollerConfig;
+use corrente_config::{PollerConfig, Secrets};
 use corrente_poller::PollerState;
 use corrente_record::{Quality, Record, Value};
 use corrente_runtime::memory::MemoryBroker;
-use corrente_simulator::{Faults, Grid, History, LoadSource, Ports, Served, Simulation, system_clock};
+use corrente_simulator::{Faults, Grid, History, LoadSource, Ports, Served, Simulation, system_clock, tls};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::Records;
+use crate::{certificates, common::Records};
 
 /// Two blocks too far apart for one request, of one length, so that the answer to one fits the other.
 pub const ADDRESSES: [u16; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 500, 501, 502, 503, 504, 505, 506, 507];
@@ -43,10 +43,15 @@ pub fn config(lines: &[Line], interval: &str, timeout: &str) -> PollerConfig {
             let meter =
                 |unit: &u8| json!({"name": format!("{name}-{unit}"), "unitId": unit, "registerMap": "m"});
             let meters: Vec<_> = units.iter().map(meter).collect();
-            json!({"name": name, "address": "127.0.0.1:1", "transport": transport, "meters": meters})
+            let mut endpoint =
+                json!({"name": name, "address": "127.0.0.1:1", "transport": transport, "meters": meters});
+            if *transport == "tls" {
+                endpoint["tls"] = json!({"secretName": certificates::SECRET});
+            }
+            endpoint
         })
         .collect();
-    serde_json::from_value(json!({
+    let config: PollerConfig = serde_json::from_value(json!({
         "namespace": "plant", "name": "field", "shard": 0,
         "interval": interval, "timeout": timeout, "retries": 0,
         "maps": {"map/m": {"registers": registers}},
@@ -54,7 +59,11 @@ pub fn config(lines: &[Line], interval: &str, timeout: &str) -> PollerConfig {
         "output": {"bootstrapServers": ["unused:9092"], "topic": "meters"},
         "buffer": {"maxBytes": 16_777_216, "syncInterval": "100ms"},
     }))
-    .unwrap()
+    .unwrap();
+    PollerConfig {
+        secrets: Secrets::new(certificates::root()),
+        ..config
+    }
 }
 
 /// A history in which every register holds its truth.
@@ -78,7 +87,8 @@ pub async fn serve(config: &mut PollerConfig, faults: Faults) -> Served {
     let simulation = Simulation::new(std::slice::from_ref(config), source, system_clock())
         .unwrap()
         .with_faults(faults)
-        .unwrap_or_else(|problems| panic!("{problems:?}"));
+        .unwrap_or_else(|problems| panic!("{problems:?}"))
+        .with_certificates(tls::load(&certificates::folder()).unwrap());
     let served = simulation.serve(HERE, Ports::Ephemeral).await.unwrap();
     for endpoint in &mut config.endpoints {
         endpoint.address = served.addresses[&endpoint.name].to_string();

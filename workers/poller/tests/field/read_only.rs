@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use corrente_config::PollerConfig;
-use corrente_crds::MeterProfile;
+use corrente_crds::{MeterProfile, poller::Transport};
 use corrente_simulator::{
     Effect, Fault, Faults, LoadSource, Ports, Simulation,
     faults::{Beyond, Recipient, Then},
@@ -12,6 +12,7 @@ use corrente_simulator::{
 use serde_json::{Value, json};
 
 use crate::{
+    certificates,
     plant::{HERE, Polling, config},
     recorder::Recorder,
 };
@@ -114,6 +115,7 @@ fn endpoint(name: &str, changes: &Value, library: &[(String, MeterProfile)]) -> 
 async fn provoke(faults: Vec<Fault>, retries: u32, changes: Value) -> (usize, BTreeSet<u8>) {
     let library = library();
     let rtu = changes["transport"] == "rtu-over-tcp";
+    let tls = changes["transport"] == "tls";
     let mut config: PollerConfig = PollerConfig {
         retries,
         maps: library
@@ -139,7 +141,8 @@ async fn provoke(faults: Vec<Fault>, retries: u32, changes: Value) -> (usize, BT
         .serve(HERE, Ports::Ephemeral)
         .await
         .unwrap();
-    let recorder = Recorder::before(served.addresses["e"]).await;
+    let acceptor = tls.then(|| corrente_simulator::tls::load(&certificates::folder()).unwrap());
+    let recorder = Recorder::before(served.addresses["e"], acceptor).await;
     config.endpoints[0].address = recorder.address.to_string();
     let meters = library.len();
     let mut polling = Polling::start(config);

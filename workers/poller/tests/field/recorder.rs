@@ -1,4 +1,5 @@
-//! Stands between a poller and its meters, and keeps every byte that the poller sends.
+//! Stands between a poller and its meters, and keeps every byte that the poller sends; what it sends over TLS, as
+//! it was before.
 
 use std::{
     net::SocketAddr,
@@ -6,10 +7,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// What one connection was sent, in order.
 type Stream = Arc<Mutex<Vec<u8>>>;
@@ -37,8 +39,9 @@ pub struct Request {
 }
 
 impl Recorder {
-    /// Records what is sent to `target`, and passes everything on in both directions.
-    pub async fn before(target: SocketAddr) -> Self {
+    /// Records what is sent to `target`, and passes everything on in both directions. With `tls`, it is spoken to
+    /// over TLS, and passes it on without.
+    pub async fn before(target: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let streams: Arc<Mutex<Vec<Stream>>> = Arc::default();
@@ -48,7 +51,15 @@ impl Recorder {
                 while let Ok((client, _)) = listener.accept().await {
                     let stream = Stream::default();
                     streams.lock().unwrap().push(stream.clone());
-                    tokio::spawn(pass(client, target, stream));
+                    let _ = client.set_nodelay(true);
+                    match tls.clone() {
+                        None => drop(tokio::spawn(pass(client, target, stream))),
+                        Some(tls) => drop(tokio::spawn(async move {
+                            if let Ok(client) = tls.accept(client).await {
+                                pass(client, target, stream).await;
+                            }
+                        })),
+                    }
                 }
             }
         });
@@ -100,11 +111,11 @@ fn request(frame: &[u8], rtu: bool) -> Request {
     }
 }
 
-async fn pass(mut client: TcpStream, target: SocketAddr, sent: Stream) {
+async fn pass(mut client: impl AsyncRead + AsyncWrite + Unpin, target: SocketAddr, sent: Stream) {
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
     };
-    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let _ = server.set_nodelay(true);
     let (mut there, mut back) = ([0; 1024], [0; 1024]);
     loop {
         tokio::select! {

@@ -13,7 +13,7 @@ use crate::{
 async fn settled(fault: Fault, quality: Quality) -> (corrente_record::Record, f64) {
     let mut config = config(&[Line("gw", "tcp", vec![1])], "500ms", "200ms");
     let served = serve(&mut config, Faults::new(1).with(fault)).await;
-    let recorder = Recorder::before(served.addresses["gw"]).await;
+    let recorder = Recorder::before(served.addresses["gw"], None).await;
     config.endpoints[0].address = recorder.address.to_string();
     let mut polling = Polling::start(config);
     let same = 4;
