@@ -129,8 +129,13 @@ async fn provoke(faults: Vec<Fault>, retries: u32, changes: Value) -> (usize, BT
         seed: 5,
         list: faults,
     };
+    // What the recorder decrypts it passes on without TLS.
+    let mut plain = config.clone();
+    if tls {
+        plain.endpoints[0].transport = Transport::Tcp;
+    }
     let simulation = Simulation::new(
-        std::slice::from_ref(&config),
+        std::slice::from_ref(&plain),
         LoadSource::default(),
         system_clock(),
     )
