@@ -131,35 +131,59 @@ fn describe_map(out: &mut String, key: &str, map: &CompiledMap, plan: &ReadPlan,
     }
 }
 
+/// The cost with the round trips of the requests that are under way together: they overlap, while registers
+/// and pauses come one after the other.
+fn overlapping(cost: &CostModel, endpoint: &Endpoint) -> CostModel {
+    let at_a_time = u64::try_from(endpoint.max_in_flight).unwrap_or(1).max(1);
+    CostModel {
+        round_trip_micros: cost.round_trip_micros.div_ceil(at_a_time),
+        ..*cost
+    }
+}
+
+/// What to do where the meters of an endpoint take longer than they have.
+fn too_long(endpoint: &Endpoint) -> &'static str {
+    if endpoint.transport == Transport::RtuOverTcp {
+        ": DOES NOT FIT, slots will be skipped: lengthen the interval or read fewer values"
+    } else if endpoint.max_in_flight == 1 {
+        ": DOES NOT FIT, slots will be skipped: lengthen the interval, read fewer values, or set maxInFlight where \
+         the device takes several requests at a time"
+    } else {
+        ": DOES NOT FIT, slots will be skipped: lengthen the interval, read fewer values, or raise maxInFlight"
+    }
+}
+
 fn describe_endpoint(out: &mut String, config: &PollerConfig, endpoint: &Endpoint, cost: &CostModel) {
-    let plans: Vec<_> = endpoint
-        .meters
-        .iter()
-        .filter_map(|meter| Some(planned(config, meter, cost)?.1))
-        .collect();
-    let requests: usize = plans.iter().map(|plan| plan.requests.len()).sum();
-    let micros: u64 = plans.iter().map(|plan| plan.predicted_micros(cost)).sum();
-    let interval = endpoint
-        .meters
-        .iter()
-        .filter_map(|meter| meter.interval)
-        .chain([config.interval])
-        .min()
-        .unwrap_or(config.interval);
+    let overlapping = overlapping(cost, endpoint);
+    let (mut requests, mut micros, mut share) = (0, 0_u64, 0.0);
+    let mut interval = config.interval;
+    for meter in &endpoint.meters {
+        let Some((_, plan)) = planned(config, meter, cost) else {
+            continue;
+        };
+        let (predicted, every) = (
+            plan.predicted_micros(&overlapping),
+            meter.interval.unwrap_or(config.interval),
+        );
+        requests += plan.requests.len();
+        micros = micros.saturating_add(predicted);
+        // In percent of the line's time, whatever the intervals of the meters.
+        share += predicted as f64 / (every.as_millis() as f64 * 10.0);
+        interval = interval.min(every);
+    }
     let transport = match endpoint.transport {
         Transport::Tcp => "tcp",
         Transport::RtuOverTcp => "rtu-over-tcp",
         Transport::Tls => "tls",
     };
-    let share = micros as f64 / (interval.as_millis() as f64 * 10.0);
-    let verdict = if share > 100.0 {
-        ": DOES NOT FIT, lengthen the interval or read fewer values"
-    } else {
-        ""
+    let verdict = if share > 100.0 { too_long(endpoint) } else { "" };
+    let at_a_time = match endpoint.max_in_flight {
+        1 => String::new(),
+        most => format!(" up to {most} at a time"),
     };
     let _ = writeln!(
         out,
-        "\n  endpoint {} ({transport} {}): {}, {}, {} of {interval} ({share:.1}%){verdict}",
+        "\n  endpoint {} ({transport} {}): {}, {}{at_a_time}, {} of {interval} ({share:.1}%){verdict}",
         endpoint.name,
         endpoint.address,
         count(endpoint.meters.len(), "meter"),
@@ -170,4 +194,53 @@ fn describe_endpoint(out: &mut String, config: &PollerConfig, endpoint: &Endpoin
 
 fn time(micros: u64) -> String {
     format!("{:.1} ms", micros as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn plan(endpoint: serde_json::Value) -> String {
+        let mut endpoint: Endpoint = serde_json::from_value(endpoint).unwrap();
+        endpoint.meters = (1..=10)
+            .map(|unit| {
+                serde_json::from_value(
+                    json!({"name": format!("m{unit}"), "unitId": unit, "registerMap": "one"}),
+                )
+                .unwrap()
+            })
+            .collect();
+        let map = json!({"registers": [{"name": "a", "address": 0, "function": "input", "type": "u16"}]});
+        let config: PollerConfig = serde_json::from_value(json!({
+            "namespace": "n", "name": "site", "shard": 0, "interval": "500ms", "timeout": "1s", "retries": 0,
+            "maps": {"map/one": map}, "endpoints": [endpoint],
+            "output": {"bootstrapServers": ["k:9092"], "topic": "t"},
+            "buffer": {},
+        }))
+        .unwrap();
+        describe(&config, Some(100.0)).lines().last().unwrap().to_owned()
+    }
+
+    #[test]
+    fn round_trips_overlap_as_far_as_max_in_flight_allows() {
+        // Ten requests of 100 ms and 0.02 ms for the register.
+        let one = plan(json!({"name": "e", "address": "gw", "meters": []}));
+        assert!(
+            one.contains("10 requests, 1000.2 ms of 500ms (200.0%): DOES NOT FIT")
+                && one.contains("set maxInFlight"),
+            "{one}"
+        );
+        let four = plan(json!({"name": "e", "address": "gw", "maxInFlight": 4, "meters": []}));
+        assert!(
+            four.ends_with("10 requests up to 4 at a time, 250.2 ms of 500ms (50.0%)"),
+            "{four}"
+        );
+        let serial = plan(json!({"name": "e", "address": "gw", "transport": "rtu-over-tcp", "meters": []}));
+        assert!(
+            serial.contains("DOES NOT FIT") && !serial.contains("maxInFlight"),
+            "{serial}"
+        );
+    }
 }

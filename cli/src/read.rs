@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use corrente_config::{EndpointAddress, PollerConfig, poller::MapKey, report, secrets::Secrets};
+use corrente_config::{EndpointAddress, PollerConfig, poller::MapKey};
 use corrente_crds::{
     poller::{Endpoint, Meter},
     profile::Function,
@@ -23,7 +23,7 @@ use corrente_poller::{
 };
 use corrente_record::Value;
 
-use crate::site::Site;
+use crate::site::{SecretsFolder, Site};
 
 /// What `read` is told.
 #[derive(clap::Args)]
@@ -37,9 +37,8 @@ pub struct Arguments {
     /// Read every endpoint at this address instead of its own, as a simulator's or a tunnel's
     #[arg(long, value_name = "HOST:PORT")]
     address: Option<String>,
-    /// The folder of the Secrets that endpoints with transport tls name: tls/SECRET/ca.crt, tls.crt and tls.key
-    #[arg(long, value_name = "DIR", default_value = report::SECRETS_PATH)]
-    secrets: PathBuf,
+    #[command(flatten)]
+    secrets: SecretsFolder,
 }
 
 /// Polls each meter once. Ends with 1 where one could not be read at all.
@@ -48,9 +47,7 @@ pub struct Arguments {
 /// Where the manifests are wrong or name no such meter.
 pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut site = Site::load(&arguments.paths)?;
-    for config in &mut site.pollers {
-        config.secrets = Secrets::new(&arguments.secrets);
-    }
+    arguments.secrets.give_to(&mut site);
     let known: Vec<&str> = site
         .pollers
         .iter()

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use corrente_config::{
-    PipelineConfig, PollerConfig,
+    PipelineConfig, PollerConfig, Secrets,
     manifest::{self, Loaded},
+    secrets::SECRETS_PATH,
 };
 
 use crate::library;
@@ -97,6 +98,24 @@ impl Site {
         }
         eprintln!("{summary}");
         Ok(site)
+    }
+}
+
+/// Where what is secret is, for commands that connect to meters.
+#[derive(clap::Args)]
+pub struct SecretsFolder {
+    /// The folder that stands in for the Secrets of the cluster: the files of the Secret NAME of an endpoint with
+    /// transport tls are DIR/tls/NAME/ca.crt, tls.crt and tls.key
+    #[arg(long, env = "CORRENTE_SECRETS", value_name = "DIR", default_value = SECRETS_PATH)]
+    secrets: PathBuf,
+}
+
+impl SecretsFolder {
+    /// Tells every poller of the site where they are.
+    pub fn give_to(&self, site: &mut Site) {
+        for config in &mut site.pollers {
+            config.secrets = Secrets::new(&self.secrets);
+        }
     }
 }
 

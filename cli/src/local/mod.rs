@@ -31,7 +31,7 @@ use self::{
     chain::{Chain, Latest},
     display::{Room, cut, line, summary, table},
 };
-use crate::site::{Site, count};
+use crate::site::{SecretsFolder, Site, count};
 
 /// What `local` is told.
 #[derive(clap::Args)]
@@ -49,6 +49,8 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME")]
     duration: Option<Span>,
     #[command(flatten)]
+    secrets: SecretsFolder,
+    #[command(flatten)]
     load: Load,
 }
 
@@ -65,6 +67,7 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
     // What the workers have to say would tear the picture; it is in the table and in the summary.
     logging::init("error");
     let mut site = Site::load(&arguments.paths)?;
+    arguments.secrets.give_to(&mut site);
     std::fs::create_dir_all(&arguments.data)
         .with_context(|| format!("failed to make the folder {}", arguments.data.display()))?;
     let served = if arguments.simulate {

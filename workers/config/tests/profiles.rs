@@ -124,6 +124,6 @@ fn the_library_and_the_examples_have_no_problem() {
     }
     let resolved = loaded.resolve();
     assert_eq!(resolved.problems, []);
-    assert_eq!((resolved.pollers.len(), resolved.pipelines.len()), (1, 1));
+    assert_eq!((resolved.pollers.len(), resolved.pipelines.len()), (3, 2));
     assert_eq!(loaded.others, 1, "the Secret");
 }

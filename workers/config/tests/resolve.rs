@@ -19,6 +19,7 @@ use corrente_config::{
 };
 use corrente_crds::{
     MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec,
+    output::Format,
     pipeline::ColumnType::{self, Bigint, Boolean, Float8, Numeric, Text},
 };
 use proptest::prelude::*;
@@ -237,6 +238,30 @@ fn columns_follow_from_declarations() {
     some.output.kafka.topic = "site".to_owned();
     some.output.kafka.cluster.bootstrap_servers = vec!["third:9092".to_owned()];
     assert_eq!(columns(&[some], json!([])), of(&[]));
+}
+
+#[test]
+fn a_pipeline_does_not_begin_with_what_it_cannot_read() {
+    let mut publisher = poller(
+        json!([{"name": "x", "address": "10.0.0.1", "meters": [meter("m1", json!({"registerMap": "own"}))]}]),
+    );
+    let mut resolved = |format| {
+        publisher.output.kafka.format = format;
+        let pollers = [("ns".to_owned(), "press".to_owned(), publisher.clone())];
+        resolve_pipeline("ns", "site", &pipeline(json!([])), &pollers, &profiles()).map_err(|found| {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            found.join("; ")
+        })
+    };
+    assert!(resolved(Format::Json).is_ok() && resolved(Format::ConnectJson).is_ok());
+    for (format, name) in [(Format::Avro, "avro"), (Format::Protobuf, "protobuf")] {
+        let said = resolved(format).unwrap_err();
+        assert!(
+            said.starts_with("spec.source.kafka.topics[0]: MeterPoller ns/press publishes")
+                && said.contains(name),
+            "{said}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use corrente_crds::{MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, pipeline::PostgresTable};
+use corrente_crds::{
+    MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, output::Format, pipeline::PostgresTable,
+};
 
 use super::columns::columns;
 use crate::{
@@ -31,12 +33,19 @@ pub fn resolve_pipeline(
 ) -> Result<PipelineConfig, Vec<Problem>> {
     let source = &spec.source.kafka;
     let own_brokers = brokers(&source.cluster);
-    let behind = pollers.iter().map(|(_, _, poller)| poller).filter(|poller| {
-        let output = &poller.output.kafka;
-        source.topics.contains(&output.topic) && !brokers(&output.cluster).is_disjoint(&own_brokers)
-    });
-    let columns = columns(behind, profiles, &spec.columns);
-    let mut problems = Vec::new();
+    let behind: Vec<&(String, String, MeterPollerSpec)> = pollers
+        .iter()
+        .filter(|(_, _, poller)| {
+            let output = &poller.output.kafka;
+            source.topics.contains(&output.topic) && !brokers(&output.cluster).is_disjoint(&own_brokers)
+        })
+        .collect();
+    let columns = columns(
+        behind.iter().map(|(_, _, poller)| poller),
+        profiles,
+        &spec.columns,
+    );
+    let mut problems = unreadable(&source.topics, &behind);
     if columns.len() > MAX_COLUMNS {
         let message = format!(
             "the topics carry {} metrics and labels, and a table has at most {MAX_COLUMNS} columns for them: \
@@ -75,6 +84,27 @@ pub fn resolve_pipeline(
         }),
         _ => Err(problems),
     }
+}
+
+/// The topics that hold what a pipeline cannot read, each once.
+fn unreadable(topics: &[String], behind: &[&(String, String, MeterPollerSpec)]) -> Vec<Problem> {
+    let found = topics.iter().enumerate().filter_map(|(at, topic)| {
+        let (namespace, name, format) = behind.iter().find_map(|(namespace, name, poller)| {
+            let output = &poller.output.kafka;
+            let format = match output.format {
+                Format::Avro => "avro",
+                Format::Protobuf => "protobuf",
+                Format::Json | Format::ConnectJson => return None,
+            };
+            (output.topic == *topic).then_some((namespace, name, format))
+        })?;
+        let message = format!(
+            "MeterPoller {namespace}/{name} publishes {format} to {topic}, and pipelines read json and connect-json: \
+             choose one of these there, or remove the topic here"
+        );
+        Some(Problem::new(format!("spec.source.kafka.topics[{at}]"), message))
+    });
+    found.collect()
 }
 
 fn postgres(table: &PostgresTable, hypertable: Option<Hypertable>) -> SinkConfig {
