@@ -14,10 +14,36 @@ PGDATA=/var/lib/postgresql/corrente # inside $ROOTFS
 # The star is for the JVM to expand, not for the shell.
 JAVA=(java "-Dlog4j2.configurationFile=$E2E/stack/kafka/log4j2.properties" -cp "$KAFKA_LIBS/*")
 
+# Authorities of our own and what they sign. $DIR/secrets is as a pod has it below /etc/corrente; $DIR/tls/stranger
+# has a client certificate of an authority that the broker does not know, and that authority.
+make_certificates() {
+  local secrets=$DIR/secrets/kafka tls=$DIR/tls
+  mkdir -p "$secrets"/{ca,client,sasl} "$tls/stranger"
+  authority "$secrets/ca/ca.crt" "$tls/ca.key" corrente-e2e
+  authority "$tls/stranger/ca.crt" "$tls/stranger/ca.key" stranger
+  certificate "$tls/broker" broker "$secrets/ca/ca.crt" "$tls/ca.key" "IP:$HOST_IP,IP:127.0.0.1,DNS:localhost"
+  cat "$tls/broker.key" "$tls/broker.crt" >"$tls/broker.pem"
+  certificate "$secrets/client/tls" corrente "$secrets/ca/ca.crt" "$tls/ca.key"
+  certificate "$tls/stranger/tls" corrente "$tls/stranger/ca.crt" "$tls/stranger/ca.key"
+  printf corrente >"$secrets/sasl/username"
+  printf corrente-password >"$secrets/sasl/password"
+}
+
+authority() { # authority CERTIFICATE KEY NAME
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$3" -keyout "$2" -out "$1" 2>/dev/null
+}
+
+certificate() { # certificate PATH NAME AUTHORITY ITS-KEY [ADDRESSES]: writes PATH.crt and PATH.key
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$2" -CA "$3" -CAkey "$4" \
+    -addext basicConstraints=critical,CA:FALSE ${5:+-addext "subjectAltName=$5"} -keyout "$1.key" -out "$1.crt" 2>/dev/null
+}
+
 make_kafka() {
+  make_certificates
   sed -e "s#@DATA@#$DIR#; s#@HOST@#$HOST_IP#g" "$E2E/stack/kafka/server.properties" >"$DIR/kafka.properties"
   # Any 16 bytes in base64 name a cluster.
-  "${JAVA[@]}" -Xmx128m kafka.tools.StorageTool format -t Y29ycmVudGUtZTJlLTAwMQ -c "$DIR/kafka.properties" >"$LOG/kafka-format.log" 2>&1 ||
+  "${JAVA[@]}" -Xmx128m kafka.tools.StorageTool format -t Y29ycmVudGUtZTJlLTAwMQ -c "$DIR/kafka.properties" \
+    --add-scram 'SCRAM-SHA-512=[name=corrente,password=corrente-password]' --add-scram 'SCRAM-SHA-512=[name=guest,password=guest]' >"$LOG/kafka-format.log" 2>&1 ||
     fail "failed to format Kafka's storage; see $LOG/kafka-format.log"
 }
 
@@ -87,6 +113,10 @@ server() { # server NAME kill|start
 server_addresses() { # as KEY=VALUE: for the tests on this machine, for pods, and what the tests run
   cat <<END
 CORRENTE_TEST_KAFKA=127.0.0.1:9094
+CORRENTE_TEST_KAFKA_TLS=$HOST_IP:9095
+CORRENTE_TEST_KAFKA_SASL=$HOST_IP:9096
+CORRENTE_TEST_SECRETS=$DIR/secrets
+CORRENTE_TEST_STRANGER=$DIR/tls/stranger
 CORRENTE_TEST_POSTGRES=postgres://corrente:corrente@127.0.0.1:5432/corrente
 CORRENTE_POD_KAFKA=$HOST_IP:9092
 CORRENTE_POD_POSTGRES=postgres://corrente:corrente@$HOST_IP:5432/corrente
