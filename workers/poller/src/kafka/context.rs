@@ -1,6 +1,9 @@
 //! What librdkafka calls back into, from threads of its own: logs, errors and deliveries.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use corrente_runtime::{
     broker::{Delivery, DeliverySender, Outcome},
@@ -26,6 +29,8 @@ pub(super) struct Context {
     fatal: Arc<Notify>,
     /// What keeps this client out of the cluster, from the time it was last let in.
     refused: Arc<Mutex<Option<String>>>,
+    /// Deliveries, of all producers.
+    heard: Arc<AtomicU64>,
     /// The partitions of this producer.
     pub openings: Arc<Openings>,
 }
@@ -38,6 +43,7 @@ impl Context {
             trouble,
             fatal: Arc::default(),
             refused: Arc::default(),
+            heard: Arc::default(),
             openings: Arc::default(),
         }
     }
@@ -75,6 +81,16 @@ impl Context {
         }
     }
 
+    /// What the broker has said of messages so far: changes while it takes any.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Says what the matter is.
+    pub fn trouble(&self, reason: String) {
+        self.trouble.say(self.refused().unwrap_or(reason));
+    }
+
     /// The cluster has let this client in.
     pub fn let_in(&self) {
         *self.lock() = None;
@@ -105,6 +121,12 @@ pub(super) fn sentence(code: RDKafkaErrorCode) -> String {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // A connection that is closed before it was let in is said here alone.
+        if facility == "FAIL"
+            && let Some(refused) = self.access.explain(message)
+        {
+            self.refuse(refused);
+        }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::error!(facility, message, "librdkafka");
@@ -127,10 +149,9 @@ impl ClientContext for Context {
         }
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => self.met_fatal(),
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.trouble.say(
-                self.refused()
-                    .unwrap_or_else(|| "no broker can be reached".to_owned()),
-            ),
+            Some(RDKafkaErrorCode::AllBrokersDown) => self
+                .trouble
+                .say(self.refused().unwrap_or_else(|| self.access.unreachable())),
             _ => {
                 tracing::debug!(%error, reason, "librdkafka");
                 self.trouble.say_if_quiet(reason);
@@ -143,6 +164,7 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, token: usize) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         let outcome = match result {
             Ok(message) => {
                 tracing::trace!(

@@ -11,6 +11,9 @@
 //! takes a seq below the highest it has seen for a repeat. What the old one had stored without knowing is
 //! stored twice in the topic; the sink recognises it by stream and seq.
 //!
+//! librdkafka can wait for ever where a topic was deleted and made anew under it. So where nothing was heard of
+//! messages for long, while the broker does answer and has the topic, the producer is replaced as well.
+//!
 //! A new producer [`opens`](opening) each partition with one message alone. [`topic`] is made where it was
 //! asked for, and counted; [`context`] is what librdkafka calls back.
 //!
@@ -50,6 +53,11 @@ use crate::publish::Trouble;
 const FLUSH: Duration = Duration::from_millis(500);
 /// How long a producer whose files have changed may still store what it has. It may well be let in no more.
 const FINISH: Duration = Duration::from_secs(3);
+/// How long nothing may be heard of messages, before the broker is asked for the topic, and the producer replaced
+/// where it is there. Longer each time that it does not help.
+const SILENCE: Duration = Duration::from_secs(15);
+/// The longest it gets.
+const LONG_SILENCE: Duration = Duration::from_secs(600);
 /// How long a message waits for others to share a request with.
 const LINGER: &str = "20";
 /// The size of a request's batch in bytes; a larger message goes alone. The broker refuses a batch that is too
@@ -104,6 +112,7 @@ impl State {
 enum Why {
     Fatal,
     Changed,
+    Silent,
 }
 
 impl KafkaProducer {
@@ -205,16 +214,45 @@ fn give_back(old: &Inner) {
 
 /// Replaces the producer whenever it has to be.
 async fn keep(shared: Arc<Shared>) {
+    let (mut silence, mut heard) = (SILENCE, shared.context.heard());
     loop {
         let used = shared.lock().made().map(|made| made.settings.clone());
         let why = tokio::select! {
             () = shared.context.fatal() => Why::Fatal,
             _ = shared.access.changed(used.as_ref()) => Why::Changed,
+            () = silent(&shared, silence) => Why::Silent,
+        };
+        // What was said while it ended does not count: the old one gave everything back.
+        silence = if why == Why::Silent && heard == shared.context.heard() {
+            (silence * 2).min(LONG_SILENCE)
+        } else {
+            SILENCE
         };
         let replacing = shared.clone();
         // A failure to join says only that the runtime is shutting down.
         let _ = tokio::task::spawn_blocking(move || replacing.replace(why)).await;
+        heard = shared.context.heard();
         tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Waits until nothing was heard of messages for so long, though the broker answers and has the topic.
+async fn silent(shared: &Shared, silence: Duration) {
+    let mut heard = shared.context.heard();
+    loop {
+        tokio::time::sleep(silence).await;
+        let now = shared.context.heard();
+        let inner = shared.lock().made().map(|made| made.inner.clone());
+        if let Some(inner) = inner
+            && now == heard
+            && inner.in_flight_count() > 0
+        {
+            match shared.topic.partitions(inner).await {
+                Ok(_) => return,
+                Err(reason) => shared.context.trouble(reason),
+            }
+        }
+        heard = now;
     }
 }
 
@@ -237,9 +275,7 @@ fn config(settings: &Settings, client: &str) -> ClientConfig {
         .set("queue.buffering.max.kbytes", "65536")
         // A broker that is back should be noticed soon, and one that is gone should not be hammered.
         .set("reconnect.backoff.max.ms", "2000")
-        .set("socket.keepalive.enable", "true")
-        // An idle connection that the broker closes is no event.
-        .set("log.connection.close", "false");
+        .set("socket.keepalive.enable", "true");
     config.set_log_level(RDKafkaLogLevel::Info);
     config
 }

@@ -157,10 +157,10 @@ async fn the_wrong_kind_of_listener_is_told_from_a_broker_that_is_away() {
     let mut no_login = login("meters");
     no_login.cluster.sasl = None;
     for (output, says) in [
-        (plain_to_tls, "add tls to kafka"),
+        (plain_to_tls, "TLS or a login: add tls to kafka"),
         (tls_to_plain, "does not talk TLS"),
         (nameless, "kafka.tls.clientCertificateSecret"),
-        (no_login, "add sasl to kafka"),
+        (no_login, "a login: add sasl to kafka"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let spool = open(dir.path());

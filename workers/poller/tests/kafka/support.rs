@@ -76,7 +76,14 @@ pub struct Publishing {
 impl Publishing {
     /// Waits until the trouble says so.
     pub async fn says(&self, part: &str) {
+        let mut last = None;
         while !self.trouble.get().is_some_and(|trouble| trouble.contains(part)) {
+            let now = self.trouble.get();
+            if now != last {
+                // Shown where the test does not end well.
+                println!("waiting for \"{part}\": {now:?}");
+                last = now;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

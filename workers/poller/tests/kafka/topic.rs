@@ -130,10 +130,9 @@ async fn a_topic_made_anew_under_a_running_poller_is_taken_up() {
             .await
             .unwrap();
         deleted.into_iter().for_each(|topic| drop(topic.unwrap()));
-        // Records come while there is no topic.
-        fill(&spool, 300, 0).await;
-        publishing.says("").await;
+        // At once: a broker that makes topics by itself would do it for whoever asks for this one.
         make_topic(&bootstrap, &topic, there_are).await;
+        fill(&spool, 300, 0).await;
         drained(&spool).await;
         assert_eq!(spool.lock().stream().partitions.as_ref().unwrap().count, uses);
         consume(&bootstrap, &topic, 300).await;

@@ -99,6 +99,19 @@ impl Access {
         format!("failed to make a Kafka client: {reason}")
     }
 
+    /// That no broker can be reached. One that ends every connection at once, because its listener expects
+    /// something else of a client, is not told from one that is away.
+    #[must_use]
+    pub fn unreachable(&self) -> String {
+        let wants = match (&self.cluster.tls, &self.cluster.sasl) {
+            (None, None) => "TLS or a login: add tls to kafka, or sasl, where it does",
+            (None, Some(_)) => "TLS: add tls to kafka where it does",
+            (Some(_), None) => "a login: add sasl to kafka where it does",
+            (Some(_), Some(_)) => return "no broker can be reached".to_owned(),
+        };
+        format!("no broker can be reached, or its listener wants {wants}")
+    }
+
     fn untrusted(&self) -> String {
         match self.cluster.tls.as_ref().and_then(|tls| tls.ca_secret.as_ref()) {
             Some(secret) => format!(
