@@ -7,10 +7,10 @@
 #   install.sh kind      all but the cluster, which kind brings along
 #   install.sh stack     the cluster and the servers:
 #     Debian packages    containerd, runc, CNI plugins, Java, Maven, debootstrap ...
-#     Go module proxy    Kubernetes, etcd, CoreDNS, Helm
-#     Maven Central      Apache Kafka
+#     Go module proxy    Kubernetes, etcd, CoreDNS, Helm, a schema registry
+#     Maven Central      Apache Kafka, Kafka Connect with a JDBC sink
 #     Debian trixie      PostgreSQL with TimescaleDB, in a tree of its own
-#     PyPI               pymodbus, in a virtual environment of its own
+#     PyPI               pymodbus, and readers of records, in a virtual environment of their own
 #
 # All but the Debian packages goes to $CORRENTE_CACHE (see env.sh). Heavy builds run
 # one after the other: two at a time on a small machine are slower than in turn.
@@ -25,7 +25,11 @@ COREDNS=1.14.7
 HELM=4.3.1
 KAFKA=4.1.1
 POSTGRES=17
+REGISTRY=$(version_in registry github.com/twmb/franz-go/pkg/sr)
+DEBEZIUM=$(sed -n 's#.*debezium-connector-jdbc</artifactId><version>\([^<]*\)<.*#\1#p' "$E2E/stack/connect/pom.xml")
 PYMODBUS=3.16.1
+# What reads the records back: kafka-python, with lz4 for its batches, and the formats' own decoders.
+READERS=(kafka-python==3.0.12 lz4==4.4.5 fastavro==1.13.1 protobuf==7.36.2 grpcio-tools==1.85.1)
 NEXTEST=0.9.151
 DENY=0.20.2
 
@@ -74,6 +78,10 @@ build_etcd() (
   cd "$E2E/stack/etcd"
   go_build build -mod=readonly -ldflags "-s -w" -o "$1/etcd" go.etcd.io/etcd/server/v3
 )
+build_registry() (
+  cd "$E2E/stack/registry"
+  go_build build -mod=readonly -ldflags "-s -w" -o "$1/schema-registry" .
+)
 install_go_program() { GOBIN=$2 go_build install -ldflags "-s -w" "$1"; }
 build_pause() { gcc -static -Os -s -o "$1/pause" "$E2E/stack/kube/pause.c"; }
 
@@ -93,30 +101,33 @@ cluster() {
   done
 }
 
+registry() { once_program schema-registry "$REGISTRY" build_registry; }
+
 forget_go() { delete_tree "$CORRENTE_CACHE/go"; } # gigabytes that only a new version would need again
 
 # --- servers and meters -----------------------------------------------------------
 
-copy_kafka() { # its jars, all of them beside each other
-  mvn -q -B -Dstyle.color=never -f "$E2E/stack/kafka/pom.xml" "-Dkafka.version=$KAFKA" "-Dmaven.repo.local=$CORRENTE_CACHE/maven" \
-    dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$1" </dev/null
-  delete_tree "$CORRENTE_CACHE/maven"
+copy_jars() { # copy_jars POM FOLDER: all of them beside each other
+  mvn -q -B -Dstyle.color=never -f "$E2E/stack/$1/pom.xml" "-Dkafka.version=$KAFKA" "-Dmaven.repo.local=$CORRENTE_CACHE/maven" \
+    dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$2" </dev/null
 }
 
 unpack_postgres() { # Debian 12 itself has no PostgreSQL 17 with TimescaleDB, its successor has
   debootstrap --variant=minbase --include="postgresql-$POSTGRES,postgresql-$POSTGRES-timescaledb" trixie "$1" </dev/null >/dev/null
 }
 
-install_pymodbus() {
+install_python() {
   python3 -m venv "$1"
-  "$1/bin/python" -m pip install -q --no-deps --disable-pip-version-check "pymodbus==$PYMODBUS"
+  "$1/bin/python" -m pip install -q --no-deps --disable-pip-version-check "pymodbus==$PYMODBUS" "${READERS[@]}"
 }
 
 servers() {
-  once_tree kafka "$KAFKA" copy_kafka
+  once_tree kafka "$KAFKA" copy_jars kafka
+  once_tree connect "$KAFKA, Debezium $DEBEZIUM" copy_jars connect
+  delete_tree "$CORRENTE_CACHE/maven"
   once_tree postgres "$POSTGRES-trixie" unpack_postgres
   # A virtual environment is bound to the interpreter that made it.
-  once_tree python "pymodbus $PYMODBUS, $(python3 -c 'import sys; print(sys.base_prefix, sys.version.split()[0])')" install_pymodbus
+  once_tree python "pymodbus $PYMODBUS, ${READERS[*]}, $(python3 -c 'import sys; print(sys.base_prefix, sys.version.split()[0])')" install_python
 }
 
 # --- from crates.io ---------------------------------------------------------------
@@ -145,10 +156,10 @@ check_machine() {
 }
 
 case ${1:-all} in
-all) parts=(check_machine debian_packages cluster clients forget_go servers tools) ;;
-stack) parts=(check_machine debian_packages cluster clients forget_go servers) ;;
-kind) parts=(check_machine debian_packages clients forget_go servers tools) ;;
-servers) parts=(check_machine debian_packages servers) ;;
+all) parts=(check_machine debian_packages cluster clients registry forget_go servers tools) ;;
+stack) parts=(check_machine debian_packages cluster clients registry forget_go servers) ;;
+kind) parts=(check_machine debian_packages clients registry forget_go servers tools) ;;
+servers) parts=(check_machine debian_packages registry forget_go servers) ;;
 tools) parts=(tools) ;;
 *) fail "unknown command $1; usage: install.sh [all|stack|servers|kind|tools]" ;;
 esac
