@@ -99,7 +99,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), wait)
+    tokio::time::timeout(Duration::from_secs(120), wait)
         .await
         .unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
@@ -573,7 +573,7 @@ async fn kafka_connect_reads_json_and_makes_a_table_of_connect_json() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), rows)
+    tokio::time::timeout(Duration::from_secs(120), rows)
         .await
         .expect("waited in vain for the rows");
     let types = text(

@@ -61,11 +61,14 @@ async fn stores_widens_and_sets_aside() {
         r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","site":"a","SITE":"b"}"#,
         r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","energy":18446744073709551615,"closed":true,"site":"north"}"#,
         r#"{"ts":"2026-11-20T22:20:00Z","meter":"m","quality":"partial","skipped":2,"bad":{"voltage":"NaN"}}"#,
+        // As a poller publishes in the format connect-json, and, framed for a registry, in avro.
+        r#"{"schema":{"type":"struct"},"payload":{"ts":1795213200123,"meter":"connect","slot":1795213200000,"bad":"{}"}}"#,
+        "\0\0\0\0\u{1}rest",
     ] {
         send(&producer, 0, payload);
     }
     wait("the rest", async || {
-        worker.report().rows == 502 && worker.report().dead_lettered == 3
+        worker.report().rows == 503 && worker.report().dead_lettered == 4
     })
     .await;
     wait("readiness", async || {
@@ -73,7 +76,11 @@ async fn stores_widens_and_sets_aside() {
     })
     .await;
     worker.stop().await;
-    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM readings"), 502);
+    assert_eq!(one::<i64>(&path, "SELECT count(*) FROM readings"), 503);
+    assert_eq!(
+        one::<String>(&path, "SELECT ts FROM readings WHERE meter = 'connect'"),
+        "2026-11-20T22:20:00.123Z"
+    );
     assert_eq!(
         one::<f64>(&path, "SELECT sum(voltage) FROM readings"),
         (0..500).map(|v| f64::from(v) + 0.5).sum::<f64>()
@@ -96,7 +103,7 @@ async fn stores_widens_and_sets_aside() {
             &path,
             "SELECT group_concat(coalesce(column_name, '-')) FROM corrente_dead_letters"
         ),
-        "-,voltage,SITE"
+        "-,voltage,SITE,-"
     );
 }
 
