@@ -1,5 +1,11 @@
 //! Keeping a spool within its bound: segments go when they are acknowledged, and, where that does not do,
 //! the oldest go with what is in them, counted and said once per burst.
+//!
+//! A disk that is full before the bound is reached is one more bound: what fitted so far is all that fits,
+//! until the broker takes records again. So the newest readings are kept, and the disk is not asked in vain each time.
+//!
+//! A segment goes only when the cursor that passes it is on disk. Otherwise a power loss could bring back an
+//! earlier cursor without the segments it needs, and what the broker has long stored would count as damaged.
 
 use std::fs;
 
@@ -8,42 +14,72 @@ use super::{Spool, segment};
 impl Spool {
     /// Evicts the oldest segments until `more` bytes fit.
     pub(super) fn make_room(&mut self, more: u64) {
-        while self.total_bytes() + more > self.limits.max_bytes && self.segments.len() > 1 {
-            let Some(last) = self.segments.get(1).map(|next| next.first.saturating_sub(1)) else {
-                break;
-            };
-            // The name of the newest segment must be on disk before an older one goes.
-            if self.segments.get(1).is_some_and(|next| !next.durable)
-                && let Err(error) = self.sync()
-            {
-                tracing::error!(%error, "failed to sync the spool before an eviction");
-            }
-            let lost = last.saturating_sub(self.cursor.acknowledged);
-            if lost > 0 && self.burst == 0 {
-                tracing::error!(
-                    max_bytes = self.limits.max_bytes,
-                    pending = self.stats().pending,
-                    "the spool is full: the oldest records are evicted and lost until the broker takes records"
-                );
-            }
-            self.burst += lost;
-            self.cursor.evicted += lost;
-            self.cursor.acknowledged = self.cursor.acknowledged.max(last);
-            self.write_cursor();
-            self.delete_oldest();
+        let bound = self.full_at.unwrap_or(u64::MAX).min(self.limits.max_bytes);
+        while self.total_bytes() + more > bound && self.evict_oldest("the spool is full") {}
+    }
+
+    /// The disk is full: makes room, once; whether there is any now.
+    pub(super) fn make_room_on_disk(&mut self) -> bool {
+        let fitted = self.total_bytes();
+        let evicted = self.evict_oldest("the spool's disk is full");
+        if evicted {
+            self.full_at = Some(fitted);
         }
+        evicted
+    }
+
+    /// Evicts the oldest segment; whether there was one besides the newest.
+    fn evict_oldest(&mut self, why: &str) -> bool {
+        let Some(last) = self.segments.get(1).map(|next| next.first.saturating_sub(1)) else {
+            return false;
+        };
+        // The name of the newest segment must be on disk before an older one goes.
+        if self.segments.get(1).is_some_and(|next| !next.durable)
+            && let Err(error) = self.sync()
+        {
+            tracing::error!(%error, "failed to sync the spool before an eviction");
+        }
+        let lost = last.saturating_sub(self.cursor.acknowledged);
+        if lost > 0 && self.burst == 0 {
+            tracing::error!(
+                max_bytes = self.limits.max_bytes,
+                pending = self.stats().pending,
+                "{why}: the oldest records are evicted and lost until the broker takes records"
+            );
+        }
+        self.burst += lost;
+        self.cursor.evicted += lost;
+        self.cursor.acknowledged = self.cursor.acknowledged.max(last);
+        self.write_cursor();
+        self.sync_cursor();
+        self.delete_oldest();
+        true
     }
 
     pub(super) fn delete_acknowledged(&mut self) {
+        let mut synced = false;
         while let (Some(_), Some(next)) = (self.segments.front(), self.segments.get(1)) {
             if next.first > self.cursor.acknowledged.saturating_add(1) || !next.durable {
                 break;
             }
+            if !synced {
+                self.write_cursor();
+                self.sync_cursor();
+                synced = true;
+            }
             self.delete_oldest();
+            self.full_at = None;
             if self.burst > 0 {
                 tracing::warn!(evicted = self.burst, "the spool has room again");
                 self.burst = 0;
             }
+        }
+    }
+
+    /// One small write to the disk for a whole segment. Where it fails, a power loss may cost a few counts.
+    fn sync_cursor(&self) {
+        if let Err(error) = self.cursor_file.sync() {
+            tracing::warn!(%error, "failed to sync the spool's cursor");
         }
     }
 

@@ -85,6 +85,14 @@ impl CursorFile {
         Ok(())
     }
 
+    /// Makes what was written survive a power loss.
+    ///
+    /// # Errors
+    /// Where the disk does not take it.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// A handle to sync the file with.
     ///
     /// # Errors

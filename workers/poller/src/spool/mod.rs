@@ -28,7 +28,7 @@ mod sync;
 use std::{
     collections::VecDeque,
     fs::{self, File, TryLockError},
-    io::{self, Write},
+    io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -134,6 +134,8 @@ pub struct Spool {
     position: Option<Position>,
     /// Records evicted since the spool last had room.
     burst: u64,
+    /// How many bytes fit on the disk, where it was full before the bound was reached.
+    full_at: Option<u64>,
     json: String,
     bytes: Vec<u8>,
     /// Held for as long as the spool is open.
@@ -190,12 +192,14 @@ impl Spool {
             appended: 0,
             position: None,
             burst: 0,
+            full_at: None,
             json: String::new(),
             bytes: Vec::new(),
             _lock: lock,
         };
         // What a killed process had written may still be in memory only.
-        segment::sync_newest(dir, &spool.segments)?;
+        segment::sync_all(dir, &spool.segments)?;
+        spool.cursor_file.sync().map_err(io_error("sync", &cursor_path))?;
         spool.finish_sync(spool.all_there_is());
         spool.delete_acknowledged();
         Ok(spool)
@@ -221,21 +225,38 @@ impl Spool {
             .newest()
             .is_some_and(|newest| newest.bytes > 0 && newest.bytes + length > self.limits.segment_bytes)
         {
-            self.rotate()?;
+            self.unless_full(Self::rotate)?;
         }
         self.make_room(length);
-        let before = self.newest().map_or(0, |newest| newest.bytes);
-        if let Err(source) = self.active.write_all(&self.bytes) {
-            // Half a frame may be there. Where it cannot be cut off, the next open does.
-            let _ = self.active.set_len(before);
-            return Err(io_error("write", &self.newest_path())(source));
-        }
+        self.unless_full(Self::write_frame)?;
         if let Some(newest) = self.segments.back_mut() {
             newest.bytes += length;
         }
         self.next += 1;
         self.appended += 1;
         Ok(seq)
+    }
+
+    /// Does something that needs room on the disk; where there is none, the oldest records make it, for the newest
+    /// reading is worth more than the oldest.
+    fn unless_full(&mut self, act: fn(&mut Self) -> Result<(), SpoolError>) -> Result<(), SpoolError> {
+        loop {
+            match act(self) {
+                Err(SpoolError::Io { source, .. })
+                    if source.kind() == ErrorKind::StorageFull && self.make_room_on_disk() => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Writes the frame in `bytes`, whole or not at all.
+    fn write_frame(&mut self) -> Result<(), SpoolError> {
+        let before = self.newest().map_or(0, |newest| newest.bytes);
+        self.active.write_all(&self.bytes).map_err(|source| {
+            // Half a frame may be there. Where it cannot be cut off, the next open does.
+            let _ = self.active.set_len(before);
+            io_error("write", &self.newest_path())(source)
+        })
     }
 
     /// Records after `after`, in order: at most `max_records`, and no further one once `max_bytes` are
@@ -257,8 +278,8 @@ impl Spool {
         let seq = seq.min(self.next.saturating_sub(1));
         if seq > self.cursor.acknowledged {
             self.cursor.acknowledged = seq;
-            self.delete_acknowledged();
             self.write_cursor();
+            self.delete_acknowledged();
         }
     }
 
@@ -376,5 +397,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpoolE
     move |source| SpoolError::Io { what, path, source }
 }
 
+#[cfg(test)]
+mod power_tests;
 #[cfg(test)]
 mod tests;

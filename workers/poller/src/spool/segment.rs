@@ -92,9 +92,9 @@ pub(super) fn recover(dir: &Path, newest: &mut Segment) -> Result<(File, Option<
     Ok((file, scan.last))
 }
 
-/// Syncs the two newest segments and the folder: no process writes to more of them between two syncs.
-pub(super) fn sync_newest(dir: &Path, segments: &VecDeque<Segment>) -> Result<(), SpoolError> {
-    for segment in segments.iter().rev().take(2) {
+/// Syncs all segments and the folder. What a killed process wrote may be in memory alone, in any of them.
+pub(super) fn sync_all(dir: &Path, segments: &VecDeque<Segment>) -> Result<(), SpoolError> {
+    for segment in segments {
         open(dir, segment.first)?
             .sync_all()
             .map_err(io_error("sync", &path(dir, segment.first)))?;

@@ -72,7 +72,7 @@ impl Spool {
 /// What is to be synced. Running it needs no access to the spool, so that records can be appended meanwhile.
 #[derive(Debug)]
 pub struct SyncJob {
-    files: Vec<File>,
+    pub(super) files: Vec<File>,
     synced: Synced,
 }
 

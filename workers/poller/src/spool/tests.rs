@@ -401,3 +401,44 @@ async fn a_shared_spool_is_synced_soon_after_a_record_is_written() {
     assert!(!read.is_empty());
     task.abort();
 }
+
+#[test]
+#[ignore = "needs root, to mount a small file system"]
+fn a_full_disk_costs_the_oldest_records_and_no_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |command: &mut std::process::Command| assert!(command.status().unwrap().success());
+    mount(
+        std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+            .arg(dir.path()),
+    );
+    // The spool would take a mebibyte; the disk holds a quarter of that.
+    let mut spool = Spool::open(dir.path(), limits(ROOMY, 16 * 1024)).unwrap();
+    fill(&mut spool, 3000);
+    let stats = spool.stats();
+    assert!(stats.evicted > 0 && stats.bytes < 256 * 1024, "{stats:?}");
+    spool.sync().unwrap();
+    let after = spool.acknowledged();
+    let left = seqs(&drain(&mut spool, after));
+    assert_eq!(after, stats.evicted);
+    assert_eq!(left, (stats.evicted + 1..=3000).collect::<Vec<_>>());
+    // It settled below what is there: the disk is not asked in vain each time.
+    assert!(spool.full_at.is_some());
+    spool.acknowledge(3000);
+    assert_eq!(spool.full_at, None, "there is room again");
+    // Where nothing of the spool can make room, the reading is refused, and the next one is not.
+    let mut hog = File::create(dir.path().join("hog")).unwrap();
+    while hog.write_all(&[0; 4096]).is_ok() {}
+    let refused = (0..200)
+        .find_map(|n| spool.append(&reading("m", n)).err())
+        .unwrap();
+    assert!(refused.to_string().contains("No space left"), "{refused}");
+    fs::remove_file(dir.path().join("hog")).unwrap();
+    drop(hog);
+    let next = spool.newest_seq() + 1;
+    assert_eq!(spool.append(&reading("m", 0)).unwrap(), next);
+    spool.sync().unwrap();
+    assert_eq!(seqs(&drain(&mut spool, next - 1)), [next]);
+    drop(spool);
+    mount(std::process::Command::new("umount").arg(dir.path()));
+}
