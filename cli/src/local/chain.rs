@@ -96,7 +96,7 @@ impl Poller {
             evicted: spool.evicted,
             refused: spool.refused,
             // It is no part of the report that the operator relies on.
-            damaged: self.state.status()["damaged"].as_u64().unwrap_or(0),
+            damaged: self.state.report().spool.damaged,
         };
         gone.since(self.before) + self.state.lost()
     }

@@ -49,6 +49,9 @@ pub struct SpoolReport {
     pub evicted: u64,
     /// Records that the broker refused for good; they are set aside beside the spool.
     pub refused: u64,
+    /// Records that could not be read back: a disk has lost or changed them, and they are lost.
+    #[serde(default)]
+    pub damaged: u64,
     /// Why the broker does not take records at the moment, where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,

@@ -85,8 +85,6 @@ struct Status {
     /// Why the spool cannot be written or synced at the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<String>,
-    /// Records of the spool that could not be read back.
-    damaged: u64,
     endpoints: Vec<EndpointState>,
 }
 
@@ -161,6 +159,7 @@ impl PollerState {
             bytes: stats.bytes,
             evicted: stats.evicted,
             refused: stats.refused,
+            damaged: stats.damaged,
             // Nothing is published that is not synced, so a disk that fails says more than the broker.
             trouble: self.sync.get().or_else(|| self.trouble.get()),
         }
@@ -242,7 +241,6 @@ impl Probe for PollerState {
             report: self.report(),
             lost: self.lost(),
             disk: self.write.get().or_else(|| self.sync.get()),
-            damaged: self.spool.get().map_or(0, |spool| spool.lock().stats().damaged),
             endpoints: self.lock().clone(),
         };
         // Every field is a plain value, so that this cannot fail; null would show it.

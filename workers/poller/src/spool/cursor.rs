@@ -69,6 +69,12 @@ impl CursorFile {
             .chunks_exact(SLOT)
             .filter_map(decode)
             .max_by_key(|slot| slot.0);
+        if newest.is_none() && bytes.iter().any(|byte| *byte != 0) {
+            tracing::warn!(
+                path = %path.display(),
+                "the spool's cursor is damaged: what is in the spool is sent again, and the counts begin anew"
+            );
+        }
         let (generation, cursor) = newest.unwrap_or_default();
         Ok((Self { file, generation }, cursor))
     }

@@ -63,7 +63,14 @@ impl Stream {
         match fs::read(dir.join(FILE)) {
             Ok(bytes) => {
                 let stream: Option<Self> = serde_json::from_slice(&bytes).ok();
-                Ok(stream.filter(|stream| !stream.id.is_empty()))
+                let stream = stream.filter(|stream| !stream.id.is_empty());
+                if stream.is_none() {
+                    tracing::warn!(
+                        path = %dir.join(FILE).display(),
+                        "the spool's identity is damaged: a new stream begins, and what is in the spool keeps the old one's name"
+                    );
+                }
+                Ok(stream)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -442,3 +442,37 @@ fn a_full_disk_costs_the_oldest_records_and_no_new_one() {
     drop(spool);
     mount(std::process::Command::new("umount").arg(dir.path()));
 }
+
+#[test]
+fn a_damaged_identity_begins_a_new_stream_and_a_damaged_cursor_sends_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    fill(&mut spool, 30);
+    spool.sync().unwrap();
+    spool.acknowledge(4);
+    let id = spool.stream().id.clone();
+    drop(spool);
+    // Both slots of the cursor: what was acknowledged is forgotten, so that it is sent again, and nothing is lost.
+    fs::write(dir.path().join("cursor"), [0xff; 128]).unwrap();
+    let mut spool = open(&dir);
+    assert_eq!(seqs(&drain(&mut spool, 0)), (1..=30).collect::<Vec<_>>());
+    assert_eq!(
+        (spool.stream().id.as_str(), spool.stats().damaged),
+        (id.as_str(), 0)
+    );
+    drop(spool);
+    // The identity: records keep the one they were written with, and new ones get a new one.
+    fs::write(dir.path().join(stream::FILE), "{").unwrap();
+    let mut spool = open(&dir);
+    assert_ne!(spool.stream().id, id);
+    assert_eq!(spool.append(&reading("m", 0)).unwrap(), 31);
+    spool.sync().unwrap();
+    let all = drain(&mut spool, 0);
+    assert_eq!(seqs(&all), (1..=31).collect::<Vec<_>>());
+    let streams: Vec<_> = all
+        .iter()
+        .map(|record| Record::parse(&record.payload).unwrap().stream.unwrap())
+        .collect();
+    assert!(streams.iter().take(30).all(|stream| **stream == *id));
+    assert_eq!(*streams[30], *spool.stream().id);
+}
