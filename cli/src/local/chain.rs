@@ -22,7 +22,7 @@ use corrente_poller::{
     spool::{Limits, Spool},
 };
 use corrente_record::{Quality, Reading};
-use corrente_runtime::{http::Probe as _, memory::MemoryBroker};
+use corrente_runtime::memory::MemoryBroker;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -95,8 +95,7 @@ impl Poller {
         let gone = Gone {
             evicted: spool.evicted,
             refused: spool.refused,
-            // It is no part of the report that the operator relies on.
-            damaged: self.state.report().spool.damaged,
+            damaged: spool.damaged,
         };
         gone.since(self.before) + self.state.lost()
     }
