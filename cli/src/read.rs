@@ -137,7 +137,7 @@ async fn one(
             address: request.address,
             count: request.count,
         };
-        match line.read(block, plan.pause, config.retries).await {
+        match line.read_patiently(block, plan.pause, config.retries).await {
             Ok(registers) => decode(&map, request, registers.answer(), &mut |index, value| {
                 if let (Some(row), Some(of)) = (rows.get_mut(index), map.values.get(index)) {
                     let start = usize::from(
@@ -181,7 +181,7 @@ async fn find(mut walk: Walk, unit: u8, pause: Duration, retries: u32, line: &mu
                     address,
                     count,
                 };
-                match line.read(block, pause, retries).await {
+                match line.read_patiently(block, pause, retries).await {
                     Ok(Registers::Words(words)) => walk.words(&words),
                     Ok(Registers::Bits(_)) => walk.refused(),
                     Err(LineError::Read(ReadError::Exception(_))) => walk.refused(),

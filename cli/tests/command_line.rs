@@ -94,29 +94,6 @@ fn the_whole_chain_runs_and_loses_nothing() {
 }
 
 #[test]
-fn faults_that_cannot_come_about_are_refused_with_what_was_meant() {
-    let folder = tempfile::tempdir().unwrap();
-    for (faults, says) in [
-        (
-            "faults: [{silence: {}, meters: [feeder-1]}]",
-            "fault 1 (silence): there is no meter \"feeder-1\"; did you mean \"feeder-01\"?",
-        ),
-        (
-            "faults: [{silense: {}}]",
-            "faults.yaml: line 1 column 11: unknown field `silense`; did you mean `silence`?",
-        ),
-    ] {
-        fs::write(folder.path().join("faults.yaml"), faults).unwrap();
-        let (output, text) = corrente(
-            &["simulate", &quickstart(), "--faults", "faults.yaml"],
-            folder.path(),
-        );
-        assert_eq!(output.status.code(), Some(2), "{text}");
-        assert!(text.contains(says), "{text}");
-    }
-}
-
-#[test]
 fn the_plan_says_how_each_model_is_read() {
     let (output, text) = corrente(&["plan", &quickstart()], &repository());
     assert!(output.status.success(), "{text}");

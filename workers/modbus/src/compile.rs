@@ -16,6 +16,7 @@ use crate::{
         Base, CompiledMap, CompiledValue, Limits, MAX_REGISTERS, MapProblem, NamedRange, Sentinel, type_bits,
         type_name,
     },
+    plan::Constraints,
     range,
 };
 
@@ -214,7 +215,7 @@ fn groups(map: &CompiledMap, problems: &mut Problems) {
         if let Some(group) = &value.coherent {
             groups.entry(group).or_default().push(value);
         }
-        if let Err(why) = range::request(map, value.range()) {
+        if let Err(why) = range::request(map, value.range(), &Constraints::NONE) {
             let what = if value.scale_from.is_some() {
                 "the value and its scale factor"
             } else {
@@ -247,7 +248,7 @@ fn groups(map: &CompiledMap, problems: &mut Problems) {
             hull.end = hull.end.max(range.end);
         }
         if !rest.is_empty()
-            && let Err(why) = range::request(map, hull)
+            && let Err(why) = range::request(map, hull, &Constraints::NONE)
         {
             problems.add(
                 &first.name,

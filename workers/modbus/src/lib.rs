@@ -3,7 +3,7 @@
 //!
 //! In the order of a meter's life:
 //! 1. [`map`]: a register map is compiled once: checked, and brought into the form that reading needs.
-//! 2. [`plan`]: the fewest, cheapest requests that read its values.
+//! 2. [`plan`]: the fewest, cheapest requests that read its values; [`cost`]: what requests were seen to cost.
 //! 3. [`sunspec`]: where a map counts from a SunSpec model, the walk that finds the model.
 //! 4. [`schedule`]: when a meter is due.
 //! 5. [`mod@decode`]: an answer's registers become values.
@@ -14,6 +14,7 @@
 
 pub mod adu;
 mod compile;
+pub mod cost;
 pub mod decimal;
 pub mod decode;
 pub mod encode;
@@ -26,4 +27,4 @@ pub mod sunspec;
 pub use decode::{Answer, BadValue, decode};
 pub use encode::{RegisterImage, encode};
 pub use map::{Base, CompiledMap, CompiledValue, MapProblem, OutputType};
-pub use plan::{CostModel, ReadPlan, ReadRequest};
+pub use plan::{Constraints, CostModel, ReadPlan, ReadRequest};

@@ -158,6 +158,20 @@ impl CompiledMap {
     }
 }
 
+impl NamedRange {
+    /// Whether the other lies within it.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        self.function == other.function && self.start <= other.start && other.end <= self.end
+    }
+
+    /// Whether the two share an address.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.function == other.function && self.start < other.end && other.start < self.end
+    }
+}
+
 impl CompiledValue {
     /// What decoding makes of it.
     #[must_use]
@@ -177,7 +191,8 @@ impl CompiledValue {
     }
 
     /// The range that must come from one request: the value and its scale factor.
-    pub(crate) fn range(&self) -> NamedRange {
+    #[must_use]
+    pub fn range(&self) -> NamedRange {
         let (start, end) = (
             u32::from(self.address),
             u32::from(self.address) + u32::from(self.count),

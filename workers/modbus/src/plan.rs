@@ -66,19 +66,70 @@ impl CostModel {
     }
 
     fn request_micros(&self, meter_pause: Duration, function: Function, count: u32) -> u64 {
-        let registers = if is_bits(function) {
-            count.div_ceil(16)
-        } else {
-            count
-        };
+        let registers = carried(function, count);
         self.round_trip_micros
             .saturating_add(self.pause_micros.max(micros(meter_pause)))
             .saturating_add(self.register_micros.saturating_mul(u64::from(registers)))
     }
 }
 
+/// The registers that an answer carries; 16 bits count as one.
+#[must_use]
+pub fn carried(function: Function, count: u32) -> u32 {
+    if is_bits(function) {
+        count.div_ceil(16)
+    } else {
+        count
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a meter was found not to like, beyond what its map says. See [`ReadPlan::build_within`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Constraints {
+    /// The longest request, in registers or bits, by table.
+    pub longest: BTreeMap<Function, u16>,
+    /// What no request touches. An empty range is a border that none spans.
+    pub barriers: Vec<NamedRange>,
+    /// Ranges that are not read whole in one request.
+    pub blocks: Vec<NamedRange>,
+}
+
+impl Constraints {
+    /// None at all.
+    pub const NONE: Self = Self {
+        longest: BTreeMap::new(),
+        barriers: Vec::new(),
+        blocks: Vec::new(),
+    };
+
+    /// The longest request of a table.
+    pub(crate) fn longest(&self, function: Function) -> Option<u32> {
+        self.longest.get(&function).map(|&longest| u32::from(longest))
+    }
+
+    /// Whether a request may read this range.
+    pub(crate) fn allow(&self, range: NamedRange) -> bool {
+        let spans = |border: &NamedRange| {
+            border.function == range.function
+                && border.start == border.end
+                && range.start < border.start
+                && border.start < range.end
+        };
+        !self.touch(range)
+            && !self.barriers.iter().any(spans)
+            && !self.blocks.iter().any(|block| range.contains(block))
+    }
+
+    /// Whether the range holds something that is not to be read.
+    pub(crate) fn touch(&self, range: NamedRange) -> bool {
+        self.barriers
+            .iter()
+            .any(|barrier| barrier.start < barrier.end && barrier.overlaps(&range))
+    }
 }
 
 /// The requests that read a meter once.
@@ -106,6 +157,19 @@ pub struct ReadRequest {
     pub values: Vec<usize>,
 }
 
+impl ReadRequest {
+    /// What it reads, counted from the map's base.
+    #[must_use]
+    pub fn range(&self) -> NamedRange {
+        let start = u32::from(self.address.wrapping_sub(self.base));
+        NamedRange {
+            function: self.function,
+            start,
+            end: start + u32::from(self.count),
+        }
+    }
+}
+
 /// A plan does not fit behind a base address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the map reaches {extent} registers beyond the base address {base}, past the last address 65535")]
@@ -125,17 +189,28 @@ impl ReadPlan {
     }
 
     /// The cheapest plan for some values of the map, by their indices; those that do not exist are passed
-    /// over. Of a coherent group only the members that are asked for count. This is what a poller halves a
-    /// refused block with.
+    /// over. Of a coherent group only the members that are asked for count.
     #[must_use]
     pub fn build_for(map: &CompiledMap, values: &[usize], cost: &CostModel) -> Self {
+        Self::build_within(map, values, cost, &Constraints::NONE)
+    }
+
+    /// The cheapest plan for some values of the map that keeps to what was learned about the meter. What must
+    /// come from one request is read in one request all the same: there is no other way to read it.
+    #[must_use]
+    pub fn build_within(
+        map: &CompiledMap,
+        values: &[usize],
+        cost: &CostModel,
+        constraints: &Constraints,
+    ) -> Self {
         let mut tables: BTreeMap<Function, Vec<Atom>> = BTreeMap::new();
         for atom in atoms(map, values) {
             tables.entry(atom.range.function).or_default().push(atom);
         }
         let requests = tables
             .into_values()
-            .flat_map(|atoms| cheapest(map, absorb(atoms), cost))
+            .flat_map(|atoms| cheapest(map, absorb(atoms), cost, constraints))
             .collect();
         Self {
             requests,
@@ -220,7 +295,12 @@ fn absorb(mut atoms: Vec<Atom>) -> Vec<Atom> {
 }
 
 /// The cheapest way to cut one table's atoms into requests.
-fn cheapest(map: &CompiledMap, atoms: Vec<Atom>, cost: &CostModel) -> Vec<ReadRequest> {
+fn cheapest(
+    map: &CompiledMap,
+    atoms: Vec<Atom>,
+    cost: &CostModel,
+    constraints: &Constraints,
+) -> Vec<ReadRequest> {
     // best[n]: the cost of the first n atoms, how many requests that takes, and where the last one starts.
     let mut best: Vec<(u64, usize, usize)> = vec![(0, 0, 0)];
     for (end, last) in atoms.iter().enumerate() {
@@ -230,12 +310,12 @@ fn cheapest(map: &CompiledMap, atoms: Vec<Atom>, cost: &CostModel) -> Vec<ReadRe
                 start: first.range.start,
                 ..last.range
             };
-            let count = match range::request(map, hull) {
+            let count = match range::request(map, hull, constraints) {
                 Ok((_, count)) => count,
                 // A single atom is read as it is: that it can be was settled when the map was compiled.
                 Err(_) if start == end => hull.end - hull.start,
-                // Further back it only gets longer.
-                Err(range::Unreadable::TooLong { .. }) => break,
+                // Further back it only gets longer, and what is in the way stays there.
+                Err(range::Unreadable::TooLong { .. } | range::Unreadable::Refused) => break,
                 Err(_) => continue,
             };
             let Some(&(before, requests, _)) = best.get(start) else {
@@ -257,7 +337,8 @@ fn cheapest(map: &CompiledMap, atoms: Vec<Atom>, cost: &CostModel) -> Vec<ReadRe
         if let Some(first) = members.first() {
             hull.start = first.range.start;
         }
-        let (address, count) = range::request(map, hull).unwrap_or((hull.start, hull.end - hull.start));
+        let (address, count) =
+            range::request(map, hull, constraints).unwrap_or((hull.start, hull.end - hull.start));
         let mut values: Vec<usize> = members.into_iter().flat_map(|atom| atom.values).collect();
         values.sort_unstable();
         requests.push(ReadRequest {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::map::{CompiledMap, MAX_BITS, NamedRange, is_bits};
+use crate::{
+    map::{CompiledMap, MAX_BITS, NamedRange, is_bits},
+    plan::Constraints,
+};
 
 /// Why a range cannot be read in one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub(crate) enum Unreadable {
     /// The meter wants an even number of registers and refuses gaps, and the map names no register to
     /// read along.
     NoPadding,
+    /// The meter has refused this before.
+    Refused,
 }
 
 impl fmt::Display for Unreadable {
@@ -34,6 +39,7 @@ impl fmt::Display for Unreadable {
                 "the map names nothing at address {address}, and wholeValueReads forbids reading gaps; name \
                  the value that is there, or leave the group apart"
             ),
+            Self::Refused => write!(f, "the meter has refused to read it in one request"),
             Self::NoPadding => write!(
                 f,
                 "evenRegisterCount wants another register beside it, and wholeValueReads forbids reading one \
@@ -44,15 +50,22 @@ impl fmt::Display for Unreadable {
 }
 
 /// The request that reads this range: its first address, and its count after padding.
-pub(crate) fn request(map: &CompiledMap, range: NamedRange) -> Result<(u32, u32), Unreadable> {
+pub(crate) fn request(
+    map: &CompiledMap,
+    range: NamedRange,
+    constraints: &Constraints,
+) -> Result<(u32, u32), Unreadable> {
     let limits = &map.limits;
     let bits = is_bits(range.function);
     let even = limits.even_count && !bits;
     let most = match (bits, even) {
         (true, _) => u32::from(MAX_BITS),
-        (false, true) => u32::from(limits.max_registers & !1),
-        (false, false) => u32::from(limits.max_registers),
+        (false, _) => u32::from(limits.max_registers),
     };
+    let most = constraints
+        .longest(range.function)
+        .map_or(most, |learned| most.min(learned));
+    let most = if even { most & !1 } else { most };
     let spans = range.end - range.start;
     if spans > most {
         return Err(Unreadable::TooLong { spans, most });
@@ -61,6 +74,9 @@ pub(crate) fn request(map: &CompiledMap, range: NamedRange) -> Result<(u32, u32)
         && let Some(gap) = gap(map, range)
     {
         return Err(Unreadable::Gap(gap));
+    }
+    if !constraints.allow(range) {
+        return Err(Unreadable::Refused);
     }
     if !even || spans.is_multiple_of(2) {
         return Ok((range.start, spans));
@@ -74,10 +90,14 @@ pub(crate) fn request(map: &CompiledMap, range: NamedRange) -> Result<(u32, u32)
         .start
         .checked_sub(1)
         .map(|start| NamedRange { start, ..range });
-    [after, before]
+    let possible: Vec<NamedRange> = [after, before]
         .into_iter()
         .flatten()
-        .find(|padded| !limits.whole_values || (gap(map, *padded).is_none() && whole(map, *padded)))
+        .filter(|padded| !limits.whole_values || (gap(map, *padded).is_none() && whole(map, *padded)))
+        .collect();
+    // Better one that crosses nothing at all; a register that is known to be bad never.
+    let best = possible.iter().find(|padded| constraints.allow(**padded));
+    best.or_else(|| possible.iter().find(|padded| !constraints.touch(**padded)))
         .map(|padded| (padded.start, padded.end - padded.start))
         .ok_or(Unreadable::NoPadding)
 }

@@ -5,6 +5,8 @@
 //! a thousand of them do not start in one millisecond. The slots of a meter only rise: when the clock
 //! steps back, they wait.
 
+use std::time::Duration;
+
 use corrente_record::Timestamp;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -42,6 +44,18 @@ impl Slots {
         let interval = i64::try_from(interval_millis).unwrap_or(i64::MAX).max(1);
         let phase = i64::try_from(phase_millis).unwrap_or(i64::MAX);
         Self { interval, phase }
+    }
+
+    /// The time from slot to slot.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval.unsigned_abs())
+    }
+
+    /// The slot right after another.
+    #[must_use]
+    pub fn following(&self, slot: Timestamp) -> Timestamp {
+        Timestamp(slot.0.saturating_add(self.interval))
     }
 
     /// When the poll of a slot is due.

@@ -92,6 +92,8 @@ enum State {
     Mark(usize),
     /// At the ID register of a model.
     Model(u16),
+    /// Where the model was found before.
+    Again(u16),
     Done(Step),
 }
 
@@ -116,6 +118,14 @@ impl Walk {
         }
     }
 
+    /// The same walk where the model was found at `base` before: one read shows whether it is still there, and
+    /// the chain is walked only where it is not.
+    #[must_use]
+    pub fn again_at(mut self, base: u16) -> Self {
+        self.state = State::Again(base);
+        self
+    }
+
     /// What to do next. It stays the same until an answer is given.
     #[must_use]
     pub fn step(&self) -> Step {
@@ -124,7 +134,7 @@ impl Walk {
                 Some(&address) => Step::Read { address, count: 2 },
                 None => Step::Failed(WalkError::NoMark),
             },
-            State::Model(address) => Step::Read {
+            State::Model(address) | State::Again(address) => Step::Read {
                 address: *address,
                 count: 2,
             },
@@ -142,8 +152,13 @@ impl Walk {
                     _ => State::Mark(at + 1),
                 };
             }
+            (&State::Again(address), &[id, length])
+                if id == self.model && self.extent <= 2 + u32::from(length) =>
+            {
+                self.state = State::Done(Step::Found(address));
+            }
             (&State::Model(address), &[id, length]) => self.model(address, id, length),
-            (State::Model(_), _) => self.refused(),
+            (State::Model(_) | State::Again(_), _) => self.refused(),
         }
     }
 
@@ -151,6 +166,7 @@ impl Walk {
     pub fn refused(&mut self) {
         match self.state {
             State::Mark(at) => self.state = State::Mark(at + 1),
+            State::Again(_) => self.state = State::Mark(0),
             State::Model(address) => self.fail(WalkError::Broken(address.into())),
             State::Done(_) => {}
         }
@@ -169,6 +185,9 @@ impl Walk {
             } else {
                 Step::Found(address)
             };
+            if u32::from(address) + self.extent > 65_536 {
+                return self.fail(WalkError::Broken(end));
+            }
             self.state = State::Done(done);
             return;
         }
@@ -198,7 +217,10 @@ mod tests {
 
     /// A device as (address, registers) blocks; anything else is refused.
     fn walk(model: u16, extent: u32, blocks: &[(u16, &[u16])]) -> (Step, usize) {
-        let mut walk = Walk::new(model, extent);
+        go(Walk::new(model, extent), blocks)
+    }
+
+    fn go(mut walk: Walk, blocks: &[(u16, &[u16])]) -> (Step, usize) {
         for reads in 0.. {
             match walk.step() {
                 Step::Read { address, count } => {
@@ -228,6 +250,21 @@ mod tests {
         // Something else at 40000 is not the mark.
         let other: &[u16] = &[1, 2, 3];
         assert_eq!(walk(203, 5, &[(40_000, other), (0, CHAIN)]).0, Step::Found(6));
+    }
+
+    #[test]
+    fn a_model_that_is_still_there_costs_one_read() {
+        let again = |base| Walk::new(203, 5).again_at(base);
+        assert_eq!(go(again(40_006), &[(40_000, CHAIN)]), (Step::Found(40_006), 1));
+        // Another model in its place, something that ends before it, nothing at all: the chain is walked.
+        assert_eq!(go(again(40_002), &[(40_000, CHAIN)]), (Step::Found(40_006), 4));
+        assert_eq!(go(again(40_012), &[(40_000, CHAIN)]), (Step::Found(40_006), 4));
+        assert_eq!(go(again(7), &[(40_000, CHAIN)]), (Step::Found(40_006), 4));
+        let short: &[u16] = &[203, 2, 7, 8];
+        assert_eq!(
+            go(again(100), &[(100, short), (40_000, CHAIN)]),
+            (Step::Found(40_006), 4)
+        );
     }
 
     #[test]

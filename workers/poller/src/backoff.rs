@@ -2,11 +2,12 @@
 //!
 //! Up to a number of failures in a row there is no pause, since a lost packet is no dead meter; whoever has a
 //! choice tries others first. From there on the pauses double, up to a longest one; the first success ends
-//! it all.
+//! it all. Where many may fail together, their pauses are spread, so that they do not come back together.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// How to back off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct Policy {
 
 /// For a unit that does not answer: each try costs the others of its line a timeout.
 pub const UNIT: Policy = Policy {
-    tolerated: 2,
+    tolerated: 0,
     first: Duration::from_secs(1),
     longest: Duration::from_secs(60),
 };
@@ -46,6 +47,7 @@ pub struct Backoff {
     policy: Policy,
     failures: u32,
     until: Option<Instant>,
+    seed: Option<u64>,
 }
 
 impl Backoff {
@@ -56,6 +58,16 @@ impl Backoff {
             policy,
             failures: 0,
             until: None,
+            seed: None,
+        }
+    }
+
+    /// The same with pauses from three to five quarters of the policy's, by a number of its own.
+    #[must_use]
+    pub fn spread(policy: Policy, seed: u64) -> Self {
+        Self {
+            seed: Some(seed),
+            ..Self::new(policy)
         }
     }
 
@@ -74,14 +86,21 @@ impl Backoff {
             .first
             .saturating_mul(1 << beyond.min(16))
             .min(self.policy.longest);
+        let pause = match self.seed {
+            None => pause,
+            Some(seed) => {
+                let luck = xxh3_64_with_seed(&self.failures.to_le_bytes(), seed) % 1_000;
+                pause.mul_f64(0.75 + 0.5 * luck as f64 / 1_000.0)
+            }
+        };
         self.until = now.checked_add(pause);
         Some(pause)
     }
 
-    /// Whether it failed the last time, and has to show that it works.
+    /// How often it failed in a row.
     #[must_use]
-    pub fn is_suspect(&self) -> bool {
-        self.failures > 0
+    pub fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// How much of the pause is left; `None` where it may be tried.
@@ -100,24 +119,36 @@ mod tests {
     #[test]
     fn pauses_double_after_what_is_tolerated_and_end_with_a_success() {
         let mut now = Instant::now();
-        let mut unit = Backoff::new(UNIT);
-        assert!(!unit.is_suspect());
+        let policy = Policy { tolerated: 2, ..UNIT };
+        let mut unit = Backoff::new(policy);
         assert_eq!(unit.failed(now), None);
-        assert!(unit.is_suspect(), "others come first from the first failure on");
         assert_eq!(unit.failed(now), None);
         assert_eq!(unit.left(now), None);
-        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+        for (before, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
             let pause = Duration::from_secs(seconds);
             assert_eq!(unit.failed(now), Some(pause));
-            assert!(unit.is_suspect());
+            assert_eq!(unit.failures(), before as u32 + 3);
             assert_eq!(unit.left(now), Some(pause));
             now += pause;
             assert_eq!(unit.left(now), None);
-            assert!(unit.is_suspect(), "it is on trial until it answers");
         }
         unit.succeeded();
-        assert!(!unit.is_suspect());
-        assert_eq!(unit.failed(now), None);
+        assert_eq!((unit.failures(), unit.failed(now)), (0, None));
+    }
+
+    #[test]
+    fn spread_pauses_are_near_the_policy_and_not_all_the_same() {
+        let now = Instant::now();
+        let pauses: std::collections::BTreeSet<Duration> = (0..100)
+            .map(|seed| Backoff::spread(UNIT, seed).failed(now).unwrap())
+            .collect();
+        assert!(pauses.len() > 50);
+        assert!(
+            pauses
+                .iter()
+                .all(|pause| (750..1_250).contains(&pause.as_millis())),
+            "{pauses:?}"
+        );
     }
 
     #[test]

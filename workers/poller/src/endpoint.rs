@@ -1,37 +1,44 @@
 //! The task of an endpoint: it alone owns the line, and polls the meters behind it when they are due.
 //!
-//! What comes next is chosen anew after each poll (`choose`):
-//! 1. Of the meters that are due, those whose unit is left alone at the moment: that costs no time on the
-//!    line, only a record that says so.
-//! 2. Then those whose unit answers, the longest due first.
-//! 3. Then those whose unit is on trial, without retries: a silent unit costs the others nothing but spare
-//!    time.
+//! What comes next is chosen anew after each poll, by the [`crate::agenda`]: healthy units first, the others in spare
+//! time. Around that:
+//! - A unit that says it is busy keeps its poll suspended; the line goes on with others meanwhile.
+//! - A poll that found the line held by an earlier question nobody answered, and so found nobody, is made again when
+//!   the line should be free, and is not held against its unit.
+//! - A meter whose poll comes so late that its next slot is due already goes on with the newest slot; those in
+//!   between are skipped and counted, in the next record too, never piled up.
+//! - Where the endpoint takes several requests at a time, those of all meters that are due are sent ahead.
+//! - What requests were seen to cost changes the read plans, when it changes materially.
 //!
-//! A meter whose poll comes so late that its next slot is due already goes on with the newest slot; those in
-//! between are skipped and counted, never piled up. Once the end is asked for, no poll begins.
+//! Once the end is asked for, no poll begins.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
-use corrente_modbus::schedule::Slots;
+use corrente_modbus::{CostModel, schedule::Slots};
 use corrente_record::{Quality, Reading, Timestamp};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backoff::{self, Backoff},
+    agenda::{Agenda, LineView, Manner, Next},
     client::Connector,
-    line::{Line, LineObserver},
-    meter::{Meter, Poll, Verdict},
+    clock::Clock,
+    line::{BUSY_PAUSE, Line},
+    meter::{Ahead, Meter, Poll, Run, Slot, Step, Terms, Verdict},
     observe::EndpointMetrics,
     setup::EndpointSetup,
     spool::shared::SharedSpool,
-    state::{MeterId, PollerState},
+    state::{LeftOutState, Measured, MeterId, PollerState},
 };
 
 /// The longest sleep: the clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long the poll that is under way at the end may take.
 const LAST_POLL: Duration = Duration::from_millis(800);
+/// Most questions that are sent ahead, the last meter's aside.
+const MOST_AHEAD: usize = 256;
+/// How often what was measured is shown.
+const SHOWN_EVERY: Duration = Duration::from_secs(5);
 
 /// What an endpoint needs around it.
 #[derive(Clone)]
@@ -42,6 +49,8 @@ pub struct Surroundings {
     pub state: Arc<PollerState>,
     /// When to stop.
     pub shutdown: CancellationToken,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 struct Entry {
@@ -49,199 +58,389 @@ struct Entry {
     meter: Meter,
     slots: Slots,
     /// The slot to poll next.
-    slot: Timestamp,
-}
-
-/// How a unit has done lately, and why it failed last.
-struct Unit {
-    backoff: Backoff,
-    reason: String,
-}
-
-/// What a meter is to the choice of the next poll.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Candidate {
-    due: Timestamp,
-    standing: Standing,
-}
-
-/// How a meter's unit stands. In the order of what comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
-    /// It is left alone for now.
-    LeftAlone,
-    /// It answers.
-    Answering,
-    /// It did not answer, and is tried out again.
-    OnTrial,
-}
-
-/// What to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// This one.
-    Poll(usize, Standing),
-    /// Nothing is due before this.
-    Wait(Timestamp),
-    /// There are no meters.
-    Nothing,
-}
-
-fn choose(candidates: impl Iterator<Item = Candidate>, now: Timestamp) -> Next {
-    let mut wait = Next::Nothing;
-    let mut best: Option<(Standing, Timestamp, usize)> = None;
-    for (index, candidate) in candidates.enumerate() {
-        if candidate.due <= now {
-            let this = (candidate.standing, candidate.due, index);
-            best = Some(best.map_or(this, |best| best.min(this)));
-        } else {
-            wait = match wait {
-                Next::Wait(until) if until <= candidate.due => wait,
-                _ => Next::Wait(candidate.due),
-            };
-        }
-    }
-    best.map_or(wait, |(standing, _, index)| Next::Poll(index, standing))
+    slot: Slot,
+    /// Its poll, while the unit is busy.
+    suspended: Option<Run>,
+    /// Whether this slot was tried already while the line was held.
+    held: bool,
+    /// Answers that came ahead of the poll.
+    ahead: VecDeque<Ahead>,
 }
 
 /// Polls the meters of endpoint number `number` until the end is asked for.
-pub async fn run(number: usize, setup: EndpointSetup, around: Surroundings) {
+pub async fn run<C: Connector>(number: usize, setup: EndpointSetup<C>, around: Surroundings) {
     let metrics = EndpointMetrics::new(&setup.name, number, around.state.clone());
     let Some(connector) = setup.connector else {
         // Its meters are reported as failing; there is nothing to do but not to end.
         return around.shutdown.cancelled().await;
     };
-    let line = Line::new(connector, setup.pause, metrics.clone());
-    let now = Timestamp::now();
-    let entries = setup
+    let line = Line::new(connector, setup.pause, metrics.clone()).assuming(setup.timeout, setup.cost);
+    let (wall, now) = (around.clock.now(), Instant::now());
+    let units: Vec<u8> = setup.meters.iter().map(|meter| meter.meter.unit()).collect();
+    let mut agenda = Agenda::new(&setup.name, &units, now);
+    let entries: Vec<Entry> = setup
         .meters
         .into_iter()
         .map(|meter| Entry {
-            slot: meter.slots.first_after(now),
+            slot: meter.slots.first_after(wall).into(),
             index: meter.index,
             meter: meter.meter,
             slots: meter.slots,
+            suspended: None,
+            held: false,
+            ahead: VecDeque::new(),
         })
         .collect();
+    for (at, entry) in entries.iter().enumerate() {
+        agenda.schedule(at, entry.due(), entry.ends());
+    }
+    let interval = entries.iter().map(|entry| entry.slots.interval()).min();
     let mut endpoint = Endpoint {
         number,
         retries: setup.retries,
+        max_in_flight: setup.max_in_flight,
+        interval: interval.unwrap_or_default(),
+        cost: setup.cost,
         line,
         entries,
-        units: BTreeMap::new(),
+        agenda,
         metrics,
+        shown: (now, Duration::ZERO),
+        busy: None,
         around,
     };
     endpoint.run().await;
 }
 
-struct Endpoint<C: Connector, O: LineObserver> {
+impl Entry {
+    fn due(&self) -> Timestamp {
+        self.slots.due(self.slot.at)
+    }
+
+    /// When the slot after the next is due.
+    fn ends(&self) -> Timestamp {
+        self.slots.due(self.slots.following(self.slot.at))
+    }
+}
+
+struct Endpoint<C: Connector> {
     number: usize,
     retries: u32,
-    line: Line<C, O>,
+    max_in_flight: usize,
+    /// The shortest of its meters.
+    interval: Duration,
+    cost: CostModel,
+    line: Line<C, EndpointMetrics>,
     entries: Vec<Entry>,
-    units: BTreeMap<u8, Unit>,
+    agenda: Agenda,
     metrics: EndpointMetrics,
+    /// When figures were shown last, and how long the line had been busy by then.
+    shown: (Instant, Duration),
+    /// The part of the time that the line is busy.
+    busy: Option<f64>,
     around: Surroundings,
 }
 
-impl<C: Connector, O: LineObserver> Endpoint<C, O> {
+/// What became of a poll.
+enum Polled {
+    Done(Poll, Duration),
+    /// It found nobody, and that says nothing about the unit.
+    Unlucky(Poll),
+    /// It is made, or gone on with, after this.
+    Later(Duration),
+    /// Broken off at the end.
+    BrokenOff,
+}
+
+impl<C: Connector> Endpoint<C> {
     async fn run(&mut self) {
-        let shutdown = self.around.shutdown.clone();
+        // Made once, and looked at again and again: registering costs a lock.
+        let shutdown = self.around.shutdown.child_token();
+        let mut end = pin!(shutdown.cancelled());
+        let mut last = pin!(async {
+            shutdown.cancelled().await;
+            sleep(LAST_POLL).await;
+        });
         while !shutdown.is_cancelled() {
-            let (now, instant) = (Timestamp::now(), Instant::now());
-            let candidates = self.entries.iter().map(|entry| Candidate {
-                due: entry.slots.due(entry.slot),
-                standing: self.standing(entry.meter.unit(), instant),
-            });
-            let pause = match choose(candidates, now) {
-                Next::Poll(at, standing) => {
-                    self.poll(at, standing, now).await;
-                    continue;
-                }
-                Next::Wait(until) => {
-                    Duration::from_millis((until.0 - now.0).unsigned_abs()).min(LONGEST_SLEEP)
-                }
-                Next::Nothing => LONGEST_SLEEP,
+            let (wall, now) = (self.around.clock.now(), Instant::now());
+            let view = LineView {
+                held_until: self.line.hold().until(now),
+                doubted: self.line.hold().may_be_doubted(),
+                expected: self.line.hold().expected(),
             };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = shutdown.cancelled() => {}
+            match self.agenda.next(wall, now, view) {
+                Next::Poll(at, manner) => {
+                    if self.max_in_flight > 1 && manner == Manner::Usual {
+                        self.read_ahead(at, wall).await;
+                    }
+                    self.poll(at, manner, wall, last.as_mut()).await;
+                }
+                Next::Report(at) => self.report(at).await,
+                Next::Wait(pause) => {
+                    self.show(now);
+                    tokio::select! {
+                        () = sleep(pause.min(LONGEST_SLEEP)) => {}
+                        () = end.as_mut() => {}
+                    }
+                }
             }
         }
     }
 
-    fn standing(&self, unit: u8, now: Instant) -> Standing {
-        match self.units.get(&unit) {
-            Some(unit) if unit.backoff.left(now).is_some() => Standing::LeftAlone,
-            Some(unit) if unit.backoff.is_suspect() => Standing::OnTrial,
-            _ => Standing::Answering,
-        }
-    }
-
-    async fn poll(&mut self, at: usize, standing: Standing, now: Timestamp) {
+    async fn poll(
+        &mut self,
+        at: usize,
+        manner: Manner,
+        wall: Timestamp,
+        last: std::pin::Pin<&mut impl Future<Output = ()>>,
+    ) {
+        let polled = tokio::select! {
+            biased;
+            polled = self.try_poll(at, manner, wall) => polled,
+            () = last => Polled::BrokenOff,
+        };
         let Some(entry) = self.entries.get_mut(at) else {
             return;
         };
-        let slot = entry.slot;
-        let unit = entry.meter.unit();
-        let lateness = now.0 - entry.slots.due(slot).0;
-        let poll = if standing == Standing::LeftAlone {
-            let reason = self.units.get(&unit).map_or("no answer", |unit| &unit.reason);
-            Some(Poll {
-                reading: entry.meter.not_read(slot, reason),
-                verdict: Verdict::Down,
-                reason: Some(reason.to_owned()),
-            })
-        } else {
-            self.metrics.late(lateness);
-            let retries = if standing == Standing::OnTrial {
-                0
-            } else {
-                self.retries
-            };
-            let poll = entry.meter.poll(&mut self.line, slot, retries);
-            let shutdown = &self.around.shutdown;
-            let last = async {
-                shutdown.cancelled().await;
-                sleep(LAST_POLL).await;
-            };
-            tokio::select! {
-                poll = poll => Some(poll),
-                () = last => None,
+        match polled {
+            // Whoever polls next begins with a later slot.
+            Polled::BrokenOff => {}
+            Polled::Later(pause) => {
+                let due = Timestamp(self.around.clock.now().0.saturating_add(millis(pause)));
+                self.agenda.schedule(at, due, entry.ends());
+            }
+            Polled::Unlucky(poll) => self.keep(at, poll).await,
+            Polled::Done(poll, cost) => {
+                entry.held = false;
+                self.judge(at, manner, &poll, cost);
+                self.keep(at, poll).await;
+            }
+        }
+    }
+
+    async fn try_poll(&mut self, at: usize, manner: Manner, wall: Timestamp) -> Polled {
+        let began = Instant::now();
+        let held = self.line.hold().until(began);
+        let expected = self.line.hold().expected();
+        let timeouts = self.agenda.may_cost(wall, began, expected);
+        let Some(entry) = self.entries.get_mut(at) else {
+            return Polled::BrokenOff;
+        };
+        let run = match entry.suspended.take() {
+            Some(run) => run,
+            None => {
+                self.metrics.late(wall.0 - entry.due().0);
+                let terms = Terms {
+                    // A unit on trial that answers is asked for the rest as usual.
+                    retries: if manner == Manner::Hopeful {
+                        0
+                    } else {
+                        self.retries
+                    },
+                    timeouts: timeouts && manner == Manner::Usual,
+                    probe: matches!(manner, Manner::Probe | Manner::Forced).then(|| self.agenda.attempts(at)),
+                };
+                entry.meter.set_cost(self.cost);
+                entry
+                    .meter
+                    .begin(entry.slot, terms, std::mem::take(&mut entry.ahead))
             }
         };
-        // Broken off at the end: whoever polls next begins with a later slot.
-        let Some(poll) = poll else { return };
-        let next = entry.slots.next_after(slot, Timestamp::now());
-        entry.slot = next.slot;
+        let poll = match entry.meter.go(run, &mut self.line, &self.around.clock).await {
+            Step::Done(poll) => poll,
+            Step::Busy(run) => {
+                entry.suspended = Some(*run);
+                return Polled::Later(BUSY_PAUSE);
+            }
+        };
+        let now = Instant::now();
+        let free = self.line.hold().until(now).unwrap_or(now);
+        let innocent = matches!(manner, Manner::Usual | Manner::Hopeful);
+        if poll.verdict == Verdict::Silent && held.is_some() && innocent {
+            if manner == Manner::Hopeful {
+                self.line.queue();
+            }
+            let free = self.line.hold().until(now).unwrap_or(now);
+            // It waited for the line. If there is time for it in this slot, it is asked again.
+            self.agenda
+                .unlucky(at, poll.reason.as_deref().unwrap_or_default());
+            let again = self.around.clock.now().0.saturating_add(millis(free - now));
+            if !entry.held && again < entry.ends().0 {
+                entry.held = true;
+                return Polled::Later(free - now);
+            }
+            if !entry.held {
+                return Polled::Unlucky(poll);
+            }
+        }
+        if let Some(cost) = self.line.cost().revised() {
+            tracing::debug!(
+                meter = %entry.meter.name(), round_trip_us = cost.round_trip_micros,
+                register_us = cost.register_micros, "requests cost other than assumed; plans are made anew"
+            );
+            self.cost = cost;
+        }
+        // What a question that nobody answers costs ends when the gateway is free again.
+        Polled::Done(poll, free - began)
+    }
+
+    /// What a poll says about its unit.
+    fn judge(&mut self, at: usize, manner: Manner, poll: &Poll, cost: Duration) {
+        let now = Instant::now();
+        self.metrics.asked(manner, cost);
+        match poll.verdict {
+            Verdict::Down | Verdict::NotAsked => {}
+            Verdict::Answered => {
+                self.agenda.answered(at);
+                if self.line.hold().until(now).is_some() {
+                    self.agenda.spent(cost);
+                }
+            }
+            Verdict::Silent | Verdict::Unreachable => {
+                let told = poll.verdict == Verdict::Unreachable;
+                let reason = poll.reason.as_deref().unwrap_or_default();
+                self.agenda.silent(at, manner, cost, told, reason, now);
+            }
+        }
+    }
+
+    /// Writes a record that says that a meter was not asked.
+    async fn report(&mut self, at: usize) {
+        let reason = self.agenda.reason(at);
+        let Some(entry) = self.entries.get_mut(at) else {
+            return;
+        };
+        entry.suspended = None;
+        entry.ahead.clear();
+        let poll = Poll {
+            reading: entry.meter.not_read(entry.slot, &reason, self.around.clock.now()),
+            verdict: Verdict::NotAsked,
+            reason: Some(reason.to_string()),
+            quarantine_changed: false,
+        };
+        self.keep(at, poll).await;
+    }
+
+    /// Keeps a reading, and goes on to the meter's next slot.
+    async fn keep(&mut self, at: usize, poll: Poll) {
+        let Some(entry) = self.entries.get_mut(at) else {
+            return;
+        };
+        let next = entry.slots.next_after(entry.slot.at, self.around.clock.now());
+        entry.slot = Slot {
+            at: next.slot,
+            skipped: u32::try_from(next.skipped).unwrap_or(u32::MAX),
+        };
+        self.agenda.schedule(at, entry.due(), entry.ends());
+        self.metrics.polled(poll.reading.quality, next.skipped);
+        self.around.state.skipped(next.skipped);
         let id = MeterId {
             endpoint: self.number,
             meter: entry.index,
         };
-        self.judge(unit, &poll);
-        self.metrics.polled(poll.reading.quality, next.skipped);
-        self.around.state.skipped(next.skipped);
+        if poll.quarantine_changed {
+            let left_out = left_out(&entry.meter, self.around.clock.now());
+            self.around.state.left_out(id, left_out);
+            let meters = self.entries.iter();
+            self.metrics
+                .quarantined(meters.map(|entry| entry.meter.learned().left_out_count()).sum());
+        }
         keep(&self.around, id, &poll.reading, poll.reason).await;
     }
 
-    /// What a poll says about its unit.
-    fn judge(&mut self, unit: u8, poll: &Poll) {
-        match poll.verdict {
-            Verdict::Down => {}
-            Verdict::Answered => {
-                self.units.remove(&unit);
+    /// Sends the questions of `first`, and of all other due meters whose units answer, several at a time. Each poll
+    /// finds its answers when its turn comes, and asks again for what is missing.
+    async fn read_ahead(&mut self, first: usize, wall: Timestamp) {
+        let is_open = |entry: &Entry| {
+            // A meter that wants pauses gets them.
+            entry.suspended.is_none() && entry.ahead.is_empty() && entry.meter.pause().is_zero()
+        };
+        if !self.entries.get(first).is_some_and(is_open) {
+            return;
+        }
+        let (mut blocks, mut whose) = (Vec::new(), Vec::new());
+        for at in std::iter::once(first).chain(self.agenda.healthy_due(wall)) {
+            if let Some(entry) = self.entries.get(at).filter(|entry| is_open(entry)) {
+                blocks.extend(entry.meter.questions());
+                whose.resize(blocks.len(), at);
             }
-            Verdict::Silent => {
-                let unit = self.units.entry(unit).or_insert_with(|| Unit {
-                    backoff: Backoff::new(backoff::UNIT),
-                    reason: String::new(),
-                });
-                unit.reason = poll.reason.clone().unwrap_or_default();
-                unit.backoff.failed(Instant::now());
+            if blocks.len() >= MOST_AHEAD {
+                break;
+            }
+        }
+        if blocks.len() < 2 {
+            return;
+        }
+        let mut came = Vec::with_capacity(blocks.len());
+        let clock = &self.around.clock;
+        let mut take = |place, result| came.push((place, result, clock.now()));
+        let read = self.line.read_ahead(&blocks, &mut take);
+        // What was not answered by the end is not waited for.
+        tokio::select! {
+            () = read => {}
+            () = self.around.shutdown.cancelled() => {}
+        }
+        for (place, result, at) in came {
+            let (Some(&block), Some(&entry)) = (blocks.get(place), whose.get(place)) else {
+                continue;
+            };
+            if let Some(entry) = self.entries.get_mut(entry) {
+                entry.ahead.push_back(Ahead { block, result, at });
             }
         }
     }
+
+    /// Shows what was measured, from time to time.
+    fn show(&mut self, now: Instant) {
+        let (since, before) = self.shown;
+        let passed = now.saturating_duration_since(since);
+        if passed < SHOWN_EVERY {
+            return;
+        }
+        let busy = self.line.busy();
+        let share = busy.saturating_sub(before).as_secs_f64() / passed.as_secs_f64();
+        let share = self.busy.map_or(share, |old| old + (share - old) / 3.0);
+        self.busy = Some(share);
+        self.shown = (now, busy);
+        let hold = self.line.hold().expected();
+        let measured = Measured {
+            requests: self.line.cost().measured().map(Into::into),
+            busy: (share * 1_000.0).round() / 1_000.0,
+            interval_ms: u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX),
+            cycle_ms: (self.interval.as_secs_f64() * share * 1_000.0 * 10.0).round() / 10.0,
+            held_ms: u64::try_from(hold.as_millis()).unwrap_or(u64::MAX),
+            silent_units: self.agenda.failing(),
+        };
+        self.metrics.measured(&measured);
+        self.around.state.measured(self.number, measured);
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What a meter's quarantine holds, for people.
+fn left_out(meter: &Meter, wall: Timestamp) -> Vec<LeftOutState> {
+    let now = Instant::now();
+    let at = |instant: Instant| {
+        let ahead = instant.saturating_duration_since(now).as_millis();
+        let ago = now.saturating_duration_since(instant).as_millis();
+        let millis = |millis: u128| i64::try_from(millis).unwrap_or(i64::MAX);
+        Timestamp(wall.0.saturating_add(millis(ahead)).saturating_sub(millis(ago)))
+    };
+    let left_out = meter.learned().left_out().into_iter();
+    left_out
+        .filter_map(|left_out| {
+            Some(LeftOutState {
+                meter: meter.name().to_string(),
+                metric: meter.learned().map().values.get(left_out.value)?.name.to_string(),
+                reason: left_out.cause.to_string(),
+                since: at(left_out.since),
+                next_retry: at(left_out.until),
+            })
+        })
+        .collect()
 }
 
 /// Puts a reading into the spool.
@@ -262,34 +461,4 @@ async fn keep(around: &Surroundings, id: MeterId, reading: &Reading, reason: Opt
         tracing::debug!(meter = %reading.meter, quality = reading.quality.as_str(), reason, "not all was read");
     }
     around.state.polled(id, reading, reason);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_healthy_come_first_and_the_silent_last() {
-        use Standing::{Answering, LeftAlone, OnTrial};
-        let choice = |list: &[(i64, Standing)]| {
-            let candidates = list.iter().map(|&(due, standing)| Candidate {
-                due: Timestamp(due),
-                standing,
-            });
-            choose(candidates, Timestamp(100))
-        };
-        for (list, next) in [
-            (&[][..], Next::Nothing),
-            (&[(200, Answering), (150, OnTrial)], Next::Wait(Timestamp(150))),
-            (
-                &[(10, OnTrial), (90, Answering), (80, Answering)],
-                Next::Poll(2, Answering),
-            ),
-            (&[(80, Answering), (80, Answering)], Next::Poll(0, Answering)),
-            (&[(10, OnTrial), (101, Answering)], Next::Poll(0, OnTrial)),
-            (&[(10, Answering), (100, LeftAlone)], Next::Poll(1, LeftAlone)),
-        ] {
-            assert_eq!(choice(list), next, "{list:?}");
-        }
-    }
 }

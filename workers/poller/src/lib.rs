@@ -2,8 +2,8 @@
 //!
 //! In the order of a reading's life:
 //! 1. [`setup`]: the configuration file becomes endpoints and meters.
-//! 2. [`endpoint`]: one task per endpoint decides which meter is next, by its slots and by how its unit has
-//!    done lately ([`backoff`]).
+//! 2. [`endpoint`]: one task per endpoint polls the meters behind it. Its [`agenda`] decides which one is next, by its
+//!    slots, by how its unit has done lately ([`backoff`]), and by how long the line would be held ([`hold`]).
 //! 3. [`meter`]: one poll of one meter by its [`learned`] read plan, over a [`mod@line`], by a [`client`] that
 //!    can only read.
 //! 4. [`spool`]: every record passes through it, and is safe once it is in.
@@ -13,11 +13,14 @@
 //!
 //! [`run`] puts them together, [`state`] and [`observe`] say how they are.
 
+pub mod agenda;
 pub mod backoff;
 pub mod client;
+pub mod clock;
 pub mod encode;
 pub mod endpoint;
 pub mod formatter;
+pub mod hold;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod learned;

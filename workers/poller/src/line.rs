@@ -3,24 +3,30 @@
 //! For each read, in this order:
 //! 1. Connect where there is no connection, unless the last try was too recent (see [`crate::backoff`]).
 //! 2. Keep the pause that the endpoint or the meter wants between an answer and the next request.
-//! 3. Ask. An exception 06 (busy) is asked again after a pause. After anything else that is no answer and no
-//!    exception the connection is dropped; see [`crate::client`].
+//! 3. Ask. After anything that is no answer and no exception the connection is dropped; see [`crate::client`].
 //! 4. A timeout is asked again as often as the caller allows. A connection that broke is made anew and asked
 //!    once more where it had been used before: servers close idle connections when they like.
+//!
+//! On the way it measures: what requests cost ([`corrente_modbus::cost`]), how long the gateway holds its line after a
+//! question that nobody answers ([`crate::hold`]), and for how much of the time the line was busy.
 
 use std::time::Duration;
 
+use corrente_modbus::{CostModel, cost::Estimator, plan::carried};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     backoff::{self, Backoff},
-    client::{ConnectError, Connector, ModbusClient, ReadBlock, ReadError, Registers},
+    client::{ConnectError, Connector, ModbusClient, OnRead, ReadBlock, ReadError, Registers},
+    hold::Hold,
 };
 
 /// How often a unit that says it is busy is asked again.
-const BUSY_RETRIES: u32 = 3;
+pub const BUSY_RETRIES: u32 = 3;
 /// How long it is left to itself before that.
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
+pub const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// What an answer usually takes, until it is measured.
+const USUAL: Duration = Duration::from_millis(50);
 
 /// Why a read on a line gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +62,20 @@ pub enum Outcome {
     Broken,
 }
 
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Outcome {
+    fn of(result: &Result<Registers, ReadError>) -> Self {
+        match result {
+            Ok(_) => Self::Answered,
+            Err(ReadError::Exception(_)) => Self::Exception,
+            Err(ReadError::Timeout(_)) => Self::Timeout,
+            Err(ReadError::Connection(_)) => Self::Broken,
+        }
+    }
+
     /// The word in the metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -83,6 +102,9 @@ pub struct Line<C: Connector, O = ()> {
     last: Option<Instant>,
     backoff: Backoff,
     down: Option<ConnectError>,
+    hold: Hold,
+    cost: Estimator,
+    busy: Duration,
 }
 
 impl<C: Connector, O: LineObserver> Line<C, O> {
@@ -99,7 +121,43 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
             last: None,
             backoff: Backoff::new(backoff::ENDPOINT),
             down: None,
+            hold: Hold::new(Duration::ZERO),
+            cost: Estimator::new(CostModel::default()),
+            busy: Duration::ZERO,
         }
+    }
+
+    /// The same line with what is known of it beforehand: the timeout of a request, and what a request is assumed
+    /// to cost.
+    #[must_use]
+    pub fn assuming(self, timeout: Duration, cost: CostModel) -> Self {
+        Self {
+            hold: Hold::new(timeout),
+            cost: Estimator::new(cost),
+            ..self
+        }
+    }
+
+    /// How long the line is held by questions that nobody answers.
+    #[must_use]
+    pub fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
+    /// See [`Hold::queue`].
+    pub fn queue(&mut self) {
+        self.hold.queue(Instant::now());
+    }
+
+    /// What requests were seen to cost.
+    pub fn cost(&mut self) -> &mut Estimator {
+        &mut self.cost
+    }
+
+    /// For how long the line was busy since it began: connecting, asking, and keeping the pauses that it asks for.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        self.busy
     }
 
     /// The number of the connection; it changes when a new one is made.
@@ -115,7 +173,8 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
     }
 
     /// Reads a block. `pause` is what this meter wants between an answer and the next request, and `retries`
-    /// how often it may be asked again after a timeout.
+    /// how often it may be asked again after a timeout. A unit that says it is busy (exception 06) is the caller's
+    /// to ask again: others may be due meanwhile.
     ///
     /// # Errors
     /// Where nothing is read.
@@ -125,15 +184,84 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         pause: Duration,
         retries: u32,
     ) -> Result<Registers, LineError> {
-        let (mut timeouts, mut busy) = (0, 0);
+        let began = Instant::now();
+        let result = self.read_again(block, pause, retries).await;
+        self.busy += began.elapsed();
+        result
+    }
+
+    /// Reads blocks of several units ahead of their turns, as many at a time as the connection was made for, and calls
+    /// `on` with what became of each as it comes, by its place in `blocks`. What `on` is not called for was not
+    /// answered: there was no connection, or it was spent before.
+    pub async fn read_ahead(&mut self, blocks: &[ReadBlock], on: &mut OnRead<'_>) {
+        let began = Instant::now();
+        if self.connected().await.is_ok()
+            && let Some(client) = &mut self.client
+        {
+            if let Some(next) = self.last.and_then(|last| last.checked_add(self.pause)) {
+                sleep_until(next).await;
+            }
+            self.owed = true;
+            let (mut before, mut spent, mut timed_out) = (Instant::now(), false, false);
+            let (sent, cost, observer) = (before, &mut self.cost, &self.observer);
+            let watch: &mut OnRead<'_> = &mut |at, result| {
+                // What an answer adds to the time of all is what its request costs.
+                let now = Instant::now();
+                let took = now - std::mem::replace(&mut before, now);
+                let outcome = Outcome::of(&result);
+                if let (Outcome::Answered, Some(block)) = (outcome, blocks.get(at)) {
+                    cost.observe(carried(block.function, block.count.into()), micros(took));
+                }
+                timed_out |= outcome == Outcome::Timeout;
+                spent |= matches!(outcome, Outcome::Timeout | Outcome::Broken);
+                observer.request(outcome, took);
+                on(at, result);
+            };
+            client.read_many(blocks, watch).await;
+            let now = Instant::now();
+            (self.owed, self.used, self.last) = (timed_out, true, Some(now));
+            if timed_out {
+                self.hold.timed_out(sent.max(before), now);
+            }
+            if spent {
+                self.client = None;
+            }
+        }
+        self.busy += began.elapsed();
+    }
+
+    /// The same as [`Line::read`] for a caller with nothing else to do: a unit that says it is busy is asked again after pauses.
+    ///
+    /// # Errors
+    /// Where nothing is read.
+    pub async fn read_patiently(
+        &mut self,
+        block: ReadBlock,
+        pause: Duration,
+        retries: u32,
+    ) -> Result<Registers, LineError> {
+        for _ in 0..BUSY_RETRIES {
+            match self.read(block, pause, retries).await {
+                Err(LineError::Read(ReadError::Exception(exception))) if exception.is_busy() => {
+                    sleep(BUSY_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+        self.read(block, pause, retries).await
+    }
+
+    async fn read_again(
+        &mut self,
+        block: ReadBlock,
+        pause: Duration,
+        retries: u32,
+    ) -> Result<Registers, LineError> {
+        let mut timeouts = 0;
         loop {
             self.connected().await?;
             let fresh = !self.used;
             match self.ask(block, pause).await {
-                Err(ReadError::Exception(exception)) if exception.is_busy() && busy < BUSY_RETRIES => {
-                    busy += 1;
-                    sleep(BUSY_PAUSE).await;
-                }
                 Err(ReadError::Timeout(_)) if timeouts < retries => timeouts += 1,
                 Err(ReadError::Connection(_)) if !fresh => {}
                 result => return Ok(result?),
@@ -154,18 +282,31 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         let result = client.read(block).await;
         self.owed = matches!(result, Err(ReadError::Timeout(_)));
         self.used = true;
-        self.last = Some(Instant::now());
-        let outcome = match &result {
-            Ok(_) => Outcome::Answered,
-            Err(ReadError::Exception(_)) => Outcome::Exception,
-            Err(ReadError::Timeout(_)) => Outcome::Timeout,
-            Err(ReadError::Connection(_)) => Outcome::Broken,
-        };
-        self.observer.request(outcome, started.elapsed());
+        let now = Instant::now();
+        let took = now - started;
+        self.last = Some(now);
+        let outcome = Outcome::of(&result);
+        match outcome {
+            Outcome::Answered | Outcome::Exception => self.hold.answered(started, now, self.usual(block)),
+            Outcome::Timeout => self.hold.timed_out(started, now),
+            Outcome::Broken => {}
+        }
+        if outcome == Outcome::Answered {
+            let registers = carried(block.function, block.count.into());
+            self.cost.observe(registers, micros(took));
+        }
+        self.observer.request(outcome, took);
         if matches!(outcome, Outcome::Timeout | Outcome::Broken) {
             self.client = None;
         }
         result
+    }
+
+    fn usual(&self, block: ReadBlock) -> Duration {
+        self.cost.measured().map_or(USUAL, |cost| {
+            let registers = u64::from(carried(block.function, block.count.into()));
+            Duration::from_micros(cost.round_trip_micros + registers * cost.register_micros)
+        })
     }
 
     async fn connected(&mut self) -> Result<(), ConnectError> {

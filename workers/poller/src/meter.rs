@@ -1,30 +1,37 @@
-//! One meter: its register map, its read plan, and one poll of it.
+//! One meter: its register map, what was learned about it, and one poll of it.
 //!
 //! A poll, in this order:
-//! 1. Where the map counts from a SunSpec model, the model is looked for, once per connection.
-//! 2. The requests of the plan are sent, without the values that the meter has refused lately.
-//! 3. A block that is refused with exception 02 or 03 is read value by value, so that one bad register costs
-//!    one register. What was refused changes the plan for a while; see [`crate::learned`].
-//! 4. A request that nobody answers ends the poll: the rest would only hold the line.
+//! 1. Where the unit is on trial, one small question first: only who answers it is asked for more.
+//! 2. Where the map counts from a SunSpec model, the model is looked for once. Its address is kept over
+//!    reconnects; one read checks it when the unit was away, and when something is refused, before anything is
+//!    learned from the refusal.
+//! 3. The requests of the plan are sent, then what their answers make necessary; see [`crate::learned`].
+//! 4. A question that nobody answers ends the poll where nothing was answered: the rest would only hold the line.
 //! 5. Whatever came of it becomes a reading: every value is there, or named in `bad` with the reason.
+//!
+//! A unit that says it is busy (exception 06) suspends the poll: the line is free for others meanwhile.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod results;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use corrente_modbus::{
-    CompiledMap, CostModel, ReadPlan, ReadRequest, decode,
-    sunspec::{Step, Walk},
+    CompiledMap, CostModel, ReadRequest,
+    sunspec::{Step as WalkStep, Walk},
 };
-use corrente_record::{Quality, Reading, Timestamp, Value};
-use tokio::time::Instant;
+use corrente_record::{Reading, Timestamp};
+use tokio::time::{Instant, sleep};
 
+use self::results::Results;
 use crate::{
     client::{Connector, Exception, ReadBlock, ReadError, Registers},
-    learned::{LearnedPlan, Lesson},
-    line::{Line, LineError, LineObserver},
+    clock::Clock,
+    learned::{Allowance, Asking, Cause, Learned},
+    line::{BUSY_PAUSE, BUSY_RETRIES, Line, LineError, LineObserver},
 };
-
-/// The longest reason in a record, in characters.
-const REASON_LENGTH: usize = 120;
 
 /// What a poll said about the unit, for its back-off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +40,12 @@ pub enum Verdict {
     Answered,
     /// The unit did not answer.
     Silent,
+    /// A gateway answered that the unit does not.
+    Unreachable,
     /// There was no connection to ask it on.
     Down,
+    /// There was nothing to ask: everything is in quarantine at the moment.
+    NotAsked,
 }
 
 /// A poll.
@@ -46,6 +57,45 @@ pub struct Poll {
     pub verdict: Verdict,
     /// Why values are missing, in a sentence for people; `None` where all are there.
     pub reason: Option<String>,
+    /// Whether something came into quarantine, or left it.
+    pub quarantine_changed: bool,
+}
+
+/// The slot that a poll is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The slot.
+    pub at: Timestamp,
+    /// How many right before it were skipped.
+    pub skipped: u32,
+}
+
+impl From<Timestamp> for Slot {
+    fn from(at: Timestamp) -> Self {
+        Self { at, skipped: 0 }
+    }
+}
+
+/// How a poll is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How often a question that is not answered is asked again.
+    pub retries: u32,
+    /// Whether the line has time for a question that is expected to cost a timeout.
+    pub timeouts: bool,
+    /// One small question first; the number of the attempt.
+    pub probe: Option<u64>,
+}
+
+/// An answer that came before its question's turn, and when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ahead {
+    /// The question.
+    pub block: ReadBlock,
+    /// What came.
+    pub result: Result<Registers, ReadError>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// One meter, as it is polled.
@@ -54,39 +104,50 @@ pub struct Meter {
     name: Arc<str>,
     unit: u8,
     labels: Arc<BTreeMap<String, String>>,
-    plan: LearnedPlan,
-    /// Where the SunSpec model is, on which connection.
-    base: Option<(u64, u16)>,
+    learned: Learned,
+    base: Base,
+    /// Kept from poll to poll, for its memory.
+    results: Results,
 }
 
-/// Why a poll ended early.
-struct Stop {
-    verdict: Verdict,
-    reason: String,
+/// Where the map's addresses count from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    Known(u16),
+    /// Where the model was, if it was ever found; whether it still is there is to be seen.
+    Unsure(Option<u16>),
 }
 
-impl From<LineError> for Stop {
-    fn from(error: LineError) -> Self {
-        let verdict = match error {
-            LineError::Down(_) => Verdict::Down,
-            LineError::Read(ReadError::Exception(exception)) if !exception.is_from_gateway() => {
-                Verdict::Answered
-            }
-            LineError::Read(_) => Verdict::Silent,
-        };
-        Self {
-            verdict,
-            reason: error.to_string(),
-        }
-    }
+/// Why a poll does not go on.
+enum Halt {
+    /// The unit wants to be asked again later.
+    Busy,
+    /// For good, and what this says about the unit where it has answered nothing.
+    Ended(Verdict, Cause),
 }
 
-/// A poll as it goes on.
-struct Progress {
-    results: Vec<Option<Result<Value, String>>>,
-    lesson: Lesson,
-    answered: bool,
+/// Whether a poll is over.
+#[derive(Debug)]
+pub enum Step {
+    /// It is.
+    Done(Poll),
+    /// The unit is busy; the poll can go on after a pause.
+    Busy(Box<Run>),
+}
+
+/// A poll under way.
+#[derive(Debug)]
+pub struct Run {
+    slot: Slot,
+    terms: Terms,
+    asking: Asking,
+    results: Results,
+    ahead: VecDeque<Ahead>,
+    walk: Option<Walk>,
+    base_checked: bool,
+    busy: u32,
     read_at: Option<Timestamp>,
+    left_out: usize,
 }
 
 impl Meter {
@@ -103,8 +164,12 @@ impl Meter {
             name: name.into(),
             unit,
             labels: Arc::new(labels),
-            plan: LearnedPlan::new(map, cost),
-            base: None,
+            base: match Walk::for_map(&map) {
+                None => Base::Known(0),
+                Some(_) => Base::Unsure(None),
+            },
+            results: Results::default(),
+            learned: Learned::new(name, map, cost),
         }
     }
 
@@ -120,278 +185,388 @@ impl Meter {
         self.unit
     }
 
-    /// The reading of a poll that was not made, such as of a unit that is left alone.
+    /// What was learned about it.
     #[must_use]
-    pub fn not_read(&self, slot: Timestamp, reason: &str) -> Reading {
-        self.reading(
-            slot,
-            Timestamp::now(),
-            &mut vec![None; self.plan.map().values.len()],
-            reason,
-        )
+    pub fn learned(&self) -> &Learned {
+        &self.learned
     }
 
-    /// Polls the meter once.
+    /// Plans with other costs from now on.
+    pub fn set_cost(&mut self, cost: CostModel) {
+        self.learned.set_cost(cost);
+    }
+
+    /// The reading of a poll that was not made, such as of a unit that is left alone.
+    #[must_use]
+    pub fn not_read(&self, slot: Slot, reason: &Cause, now: Timestamp) -> Reading {
+        let mut results = Results::default();
+        results.reset(self.learned.map().values.len());
+        results.reading(self.learned.map(), reason, self.blank(slot, now))
+    }
+
+    /// The questions of the next poll, in the order of its plan, where it is clear beforehand which they are.
+    pub fn questions(&self) -> impl Iterator<Item = ReadBlock> {
+        let base = match self.base {
+            Base::Known(base) if self.learned.is_plain() => Some(base),
+            _ => None,
+        };
+        let requests = base.map(|base| {
+            let requests = self.learned.plan().requests.iter();
+            requests.map(move |request| self.block(request, base))
+        });
+        requests.into_iter().flatten()
+    }
+
+    /// The pause that the meter wants between an answer and the next request.
+    #[must_use]
+    pub fn pause(&self) -> std::time::Duration {
+        self.learned.plan().pause
+    }
+
+    /// Polls the meter once, from beginning to end.
     pub async fn poll<C: Connector, O: LineObserver>(
         &mut self,
         line: &mut Line<C, O>,
-        slot: Timestamp,
+        slot: impl Into<Slot>,
         retries: u32,
     ) -> Poll {
-        self.plan.forgive(Instant::now());
-        let mut progress = Progress {
-            results: vec![None; self.plan.map().values.len()],
-            lesson: Lesson::default(),
-            answered: false,
+        let terms = Terms {
+            retries,
+            timeouts: true,
+            probe: None,
+        };
+        let mut run = self.begin(slot.into(), terms, VecDeque::new());
+        loop {
+            match self.go(run, line, &Clock::system()).await {
+                Step::Done(poll) => return poll,
+                Step::Busy(suspended) => run = *suspended,
+            }
+            sleep(BUSY_PAUSE).await;
+        }
+    }
+
+    /// Begins a poll. `ahead` are answers to [`Meter::questions`] that are there already.
+    pub fn begin(&mut self, slot: Slot, terms: Terms, ahead: VecDeque<Ahead>) -> Run {
+        let allowance = Allowance {
+            timeouts: terms.timeouts,
+        };
+        let left_out = self.learned.left_out_count();
+        let mut results = std::mem::take(&mut self.results);
+        results.reset(self.learned.map().values.len());
+        Run {
+            slot,
+            terms,
+            asking: self.learned.begin(allowance, Instant::now()),
+            results,
+            ahead,
+            walk: None,
+            base_checked: false,
+            busy: 0,
             read_at: None,
-        };
-        let stop = self.requests(line, retries, &mut progress).await.err();
-        let ts = progress.read_at.unwrap_or_else(Timestamp::now);
-        for (index, exception) in self.plan.left_out() {
-            if let Some(result) = progress.results.get_mut(index) {
-                *result = Some(Err(exception.to_string()));
-            }
-        }
-        let any = progress.results.iter().flatten().any(Result::is_ok);
-        if !any && progress.answered {
-            // The model may have moved, if the device is another one.
-            self.base = None;
-        }
-        progress.lesson.any_good = any;
-        self.learn(progress.lesson);
-        let rest = stop.as_ref().map_or("not read", |stop| stop.reason.as_str());
-        let reading = self.reading(slot, ts, &mut progress.results, rest);
-        let reason = stop.as_ref().map(|stop| stop.reason.clone()).or_else(|| {
-            reading
-                .bad
-                .first()
-                .map(|(name, reason)| format!("{name}: {reason}"))
-        });
-        let verdict = match stop {
-            Some(stop) if !progress.answered => stop.verdict,
-            _ => Verdict::Answered,
-        };
-        Poll {
-            reading,
-            verdict,
-            reason,
+            left_out,
         }
     }
 
-    async fn requests<C: Connector, O: LineObserver>(
+    /// Goes on with a poll until it is over, or the unit is busy.
+    pub async fn go<C: Connector, O: LineObserver>(
         &mut self,
+        mut run: Run,
         line: &mut Line<C, O>,
-        retries: u32,
-        progress: &mut Progress,
-    ) -> Result<(), Stop> {
-        let base = self.locate(line, retries, progress).await?;
-        for request in at(self.plan.plan(), base)?.requests {
-            match self.read(line, &request, retries).await {
-                Ok(registers) => self.take(&request, &registers, progress),
-                Err(LineError::Read(ReadError::Exception(exception))) if !exception.is_from_gateway() => {
-                    progress.answered = true;
-                    if exception.is_about_registers() {
-                        self.one_by_one(line, &request, exception, retries, base, progress)
-                            .await?;
-                    } else {
-                        set(&mut progress.results, &request.values, &exception.to_string());
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        clock: &Clock,
+    ) -> Step {
+        let ended = match self.ask(&mut run, line, clock).await {
+            Ok(()) => None,
+            Err(Halt::Busy) => return Step::Busy(Box::new(run)),
+            Err(Halt::Ended(verdict, cause)) => Some((verdict, cause)),
+        };
+        Step::Done(self.finish(run, ended, clock))
     }
 
-    /// Reads the values of a refused block one by one; what must come from one request stays together.
-    async fn one_by_one<C: Connector, O: LineObserver>(
-        &self,
+    async fn ask<C: Connector, O: LineObserver>(
+        &mut self,
+        run: &mut Run,
         line: &mut Line<C, O>,
-        block: &ReadRequest,
-        exception: Exception,
-        retries: u32,
-        base: u16,
-        progress: &mut Progress,
-    ) -> Result<(), Stop> {
-        let parts = self.plan.parts(&block.values);
-        if parts.len() < 2 {
-            refuse_all(progress, &block.values, exception);
-            return Ok(());
-        }
-        progress.lesson.block_refused = true;
-        for part in parts {
-            let plan = at(&self.plan.for_values(&part), base)?;
-            for request in plan.requests {
-                match self.read(line, &request, retries).await {
-                    Ok(registers) => self.take(&request, &registers, progress),
-                    Err(LineError::Read(ReadError::Exception(exception))) if !exception.is_from_gateway() => {
-                        if exception.is_about_registers() {
-                            refuse_all(progress, &request.values, exception);
-                        } else {
-                            set(&mut progress.results, &request.values, &exception.to_string());
-                        }
+        clock: &Clock,
+    ) -> Result<(), Halt> {
+        self.probe(run, line).await?;
+        let mut base = self.locate(run, line).await?;
+        loop {
+            let Some(request) = run.asking.request() else {
+                return Ok(());
+            };
+            let retries = if run.asking.is_firm() {
+                run.terms.retries
+            } else {
+                0
+            };
+            let block = self.block(request, base);
+            let ahead = ahead(run, block);
+            let was_ahead = ahead.is_some();
+            let result = match ahead {
+                Some(result) => result,
+                None => line.read(block, self.pause(), retries).await,
+            };
+            let now = Instant::now();
+            match result {
+                Ok(registers) => {
+                    if !was_ahead {
+                        run.read_at = Some(clock.now());
                     }
-                    Err(error) => return Err(error.into()),
+                    if let Some(request) = run.asking.request() {
+                        run.results.take(self.learned.map(), request, &registers);
+                    }
+                    run.terms.probe = None;
+                    self.learned.answered(&mut run.asking, now);
+                }
+                Err(LineError::Read(ReadError::Exception(exception))) if !exception.is_from_gateway() => {
+                    if exception.is_busy() && run.busy < BUSY_RETRIES {
+                        run.busy += 1;
+                        return Err(Halt::Busy);
+                    }
+                    if exception.says_not_here() && self.may_have_moved(run) {
+                        // Before anything is learned from it: is the model still where it was?
+                        let before = base;
+                        base = self.locate(run, line).await?;
+                        if base != before {
+                            self.learned = self.learned.anew();
+                            run.asking = self.learned.begin(Allowance { timeouts: false }, now);
+                            run.asking.alive();
+                        }
+                        continue;
+                    }
+                    self.refused(run, exception, now);
+                }
+                Err(error) => {
+                    let (verdict, cause) = halt(&error);
+                    if let Some(request) = run.asking.request() {
+                        run.results.refuse(&request.values, &cause);
+                    }
+                    let goes_on =
+                        verdict != Verdict::Down && self.learned.silent(&mut run.asking, cause.clone(), now);
+                    if !goes_on {
+                        return Err(Halt::Ended(verdict, cause));
+                    }
                 }
             }
         }
+    }
+
+    fn refused(&mut self, run: &mut Run, exception: Exception, now: Instant) {
+        let cause: Cause = exception.to_string().into();
+        if let Some(request) = run.asking.request() {
+            run.results.refuse(&request.values, &cause);
+        }
+        if exception.says_not_here() {
+            self.learned.refused(&mut run.asking, cause, now);
+        } else {
+            self.learned.failed(&mut run.asking, cause, now);
+        }
+    }
+
+    /// One small question, before anything else is asked of a unit on trial.
+    async fn probe<C: Connector, O: LineObserver>(
+        &mut self,
+        run: &mut Run,
+        line: &mut Line<C, O>,
+    ) -> Result<(), Halt> {
+        // The first question of a walk is as small.
+        let (Some(attempt), Base::Known(base)) = (run.terms.probe, self.base) else {
+            return Ok(());
+        };
+        let Some(request) = self.learned.probe(attempt) else {
+            return Ok(());
+        };
+        match line.read(self.block(&request, base), self.pause(), 0).await {
+            Ok(_) => {}
+            Err(LineError::Read(ReadError::Exception(exception))) if !exception.is_from_gateway() => {}
+            Err(error) => {
+                let (verdict, cause) = halt(&error);
+                return Err(Halt::Ended(verdict, cause));
+            }
+        }
+        run.terms.probe = None;
+        run.asking.alive();
         Ok(())
     }
 
     /// Where the map's addresses count from.
     async fn locate<C: Connector, O: LineObserver>(
         &mut self,
+        run: &mut Run,
         line: &mut Line<C, O>,
-        retries: u32,
-        progress: &mut Progress,
-    ) -> Result<u16, Stop> {
-        let Some(mut walk) = Walk::for_map(self.plan.map()) else {
+    ) -> Result<u16, Halt> {
+        let last = match self.base {
+            Base::Known(base) => return Ok(base),
+            Base::Unsure(last) => last,
+        };
+        let Some(walk) = Walk::for_map(self.learned.map()) else {
             return Ok(0);
         };
-        if let Some((generation, base)) = self.base
-            && generation == line.generation()
-            && line.is_connected()
-        {
-            return Ok(base);
-        }
-        self.base = None;
+        let walk = run.walk.get_or_insert_with(|| match last {
+            Some(base) => walk.again_at(base),
+            None => walk,
+        });
         loop {
             match walk.step() {
-                Step::Read { address, count } => {
-                    let request = ReadRequest {
+                WalkStep::Read { address, count } => {
+                    let block = ReadBlock {
+                        unit: self.unit,
                         function: corrente_crds::profile::Function::Holding,
                         address,
                         count,
-                        base: 0,
-                        values: Vec::new(),
                     };
-                    match self.read(line, &request, retries).await {
+                    let retries = if run.terms.probe.is_some() {
+                        0
+                    } else {
+                        run.terms.retries
+                    };
+                    match line.read(block, self.learned.plan().pause, retries).await {
                         Ok(Registers::Words(words)) => walk.words(&words),
                         Ok(Registers::Bits(_)) => walk.refused(),
-                        Err(LineError::Read(ReadError::Exception(exception)))
-                            if exception.says_not_here() =>
-                        {
-                            walk.refused();
+                        Err(LineError::Read(ReadError::Exception(exception))) => {
+                            let halt = Err(Halt::Ended(Verdict::Answered, exception.to_string().into()));
+                            match exception {
+                                exception if exception.says_not_here() => walk.refused(),
+                                exception if exception.is_from_gateway() => {
+                                    return Err(Halt::Ended(
+                                        Verdict::Unreachable,
+                                        exception.to_string().into(),
+                                    ));
+                                }
+                                exception if exception.is_busy() && run.busy < BUSY_RETRIES => {
+                                    run.busy += 1;
+                                    return Err(Halt::Busy);
+                                }
+                                _ => return halt,
+                            }
                         }
-                        Err(error) => return Err(error.into()),
+                        Err(error) => {
+                            let (verdict, cause) = halt(&error);
+                            return Err(Halt::Ended(verdict, cause));
+                        }
                     }
-                    progress.answered = true;
+                    run.terms.probe = None;
+                    run.asking.alive();
                 }
-                Step::Found(base) => {
-                    self.base = Some((line.generation(), base));
+                WalkStep::Found(base) => {
+                    run.base_checked = true;
+                    self.base = Base::Known(base);
                     return Ok(base);
                 }
-                Step::Failed(error) => {
-                    return Err(Stop {
-                        verdict: Verdict::Answered,
-                        reason: error.to_string(),
-                    });
+                WalkStep::Failed(error) => {
+                    run.walk = None;
+                    self.base = Base::Unsure(None);
+                    return Err(Halt::Ended(Verdict::Answered, error.to_string().into()));
                 }
             }
         }
     }
 
-    async fn read<C: Connector, O: LineObserver>(
-        &self,
-        line: &mut Line<C, O>,
-        request: &ReadRequest,
-        retries: u32,
-    ) -> Result<Registers, LineError> {
-        let block = ReadBlock {
+    /// Whether the address of a SunSpec model is to be checked before a refusal is believed. It is then unsure.
+    fn may_have_moved(&mut self, run: &mut Run) -> bool {
+        if run.base_checked || Walk::for_map(self.learned.map()).is_none() {
+            return false;
+        }
+        if let Base::Known(base) = self.base {
+            self.base = Base::Unsure(Some(base));
+        }
+        run.walk = None;
+        true
+    }
+
+    fn block(&self, request: &ReadRequest, base: u16) -> ReadBlock {
+        ReadBlock {
             unit: self.unit,
             function: request.function,
-            address: request.address,
+            // A model that reaches past the last address was not found.
+            address: base.wrapping_add(request.address),
             count: request.count,
-        };
-        line.read(block, self.plan.plan().pause, retries).await
+        }
     }
 
-    fn take(&self, request: &ReadRequest, registers: &Registers, progress: &mut Progress) {
-        progress.answered = true;
-        progress.read_at = Some(Timestamp::now());
-        decode(
-            self.plan.map(),
-            request,
-            registers.answer(),
-            &mut |index, value| {
-                if let Some(result) = progress.results.get_mut(index) {
-                    *result = Some(value.map_err(|bad| bad.to_string()));
-                }
-            },
-        );
-    }
-
-    fn learn(&mut self, lesson: Lesson) {
-        let refused = lesson.refused.clone();
-        let Some(pause) = self.plan.learn(lesson, Instant::now()) else {
-            return;
+    fn finish(&mut self, mut run: Run, ended: Option<(Verdict, Cause)>, clock: &Clock) -> Poll {
+        let ts = run.read_at.unwrap_or_else(|| clock.now());
+        let verdict = match &ended {
+            _ if run.asking.answered() => Verdict::Answered,
+            Some((verdict, _)) => *verdict,
+            None if run.asking.asked() => Verdict::Answered,
+            None => Verdict::NotAsked,
         };
-        for (index, exception) in refused {
-            if let Some(value) = self.plan.map().values.get(index) {
+        if let (Verdict::Silent | Verdict::Unreachable | Verdict::Down, Base::Known(base)) =
+            (verdict, self.base)
+            && Walk::for_map(self.learned.map()).is_some()
+        {
+            // Whoever answers next may be another device.
+            self.base = Base::Unsure(Some(base));
+        }
+        let quarantined = self.learned.finish(run.asking, Instant::now());
+        for value in &quarantined {
+            if let Some(value) = self.learned.map().values.get(*value) {
                 tracing::warn!(
-                    meter = %self.name, metric = %value.name, reason = %exception,
-                    minutes = pause.as_secs() / 60, "the meter refuses a register; it is left out for a while"
+                    meter = %self.name, metric = %value.name,
+                    "the meter does not let a value be read; it is left out for a while"
                 );
             }
         }
+        self.learned
+            .reasons(&mut |value, cause| run.results.explain(value, cause));
+        let rest = ended.map_or_else(|| "not read".into(), |(_, cause)| cause);
+        let blank = self.blank(run.slot, ts);
+        let reading = run.results.reading(self.learned.map(), &rest, blank);
+        let all_missing = reading.values.is_empty();
+        let reason = match reading.bad.first() {
+            None => None,
+            // All for one reason, which is not about one value.
+            Some((_, reason)) if all_missing && reading.bad.iter().all(|bad| bad.1 == *reason) => {
+                Some(reason.clone())
+            }
+            Some((name, reason)) => Some(format!("{name}: {reason}")),
+        };
+        self.results = run.results;
+        Poll {
+            reading,
+            verdict,
+            reason,
+            quarantine_changed: !quarantined.is_empty() || self.learned.left_out_count() != run.left_out,
+        }
     }
 
-    /// `rest` is the reason of what has no result.
-    fn reading(
-        &self,
-        slot: Timestamp,
-        ts: Timestamp,
-        results: &mut [Option<Result<Value, String>>],
-        rest: &str,
-    ) -> Reading {
-        // The reason stands at every value, so that a record is bounded only if it is.
-        let rest: String = rest.chars().take(REASON_LENGTH).collect();
-        let (mut values, mut bad) = (Vec::new(), Vec::new());
-        for (value, result) in self.plan.map().values.iter().zip(results) {
-            match result.take() {
-                Some(Ok(number)) => values.push((value.name.clone(), number)),
-                Some(Err(reason)) => bad.push((value.name.clone(), reason)),
-                None => bad.push((value.name.clone(), rest.clone())),
-            }
-        }
-        let quality = match (values.is_empty(), bad.is_empty()) {
-            (_, true) => Quality::Good,
-            (false, false) => Quality::Partial,
-            (true, false) => Quality::Failed,
-        };
+    fn blank(&self, slot: Slot, ts: Timestamp) -> Reading {
         Reading {
             ts,
             meter: self.name.clone(),
-            slot,
-            quality,
-            skipped: 0,
+            slot: slot.at,
+            quality: corrente_record::Quality::Failed,
+            skipped: slot.skipped,
             labels: self.labels.clone(),
-            values,
-            bad,
+            values: Vec::new(),
+            bad: Vec::new(),
         }
     }
 }
 
-/// The plan behind a base address.
-fn at(plan: &ReadPlan, base: u16) -> Result<ReadPlan, Stop> {
-    plan.at(base).map_err(|error| Stop {
-        verdict: Verdict::Answered,
-        reason: error.to_string(),
-    })
-}
-
-fn set(results: &mut [Option<Result<Value, String>>], values: &[usize], reason: &str) {
-    for &index in values {
-        if let Some(result) = results.get_mut(index) {
-            *result = Some(Err(reason.to_owned()));
+/// The answer to a question, if it is there already.
+fn ahead(run: &mut Run, block: ReadBlock) -> Option<Result<Registers, LineError>> {
+    // They come in the order of the plan, but for some that were not answered.
+    let place = run.ahead.iter().position(|ahead| ahead.block == block)?;
+    let ahead = run.ahead.remove(place)?;
+    match ahead.result {
+        Ok(registers) => {
+            run.read_at = run.read_at.max(Some(ahead.at));
+            Some(Ok(registers))
         }
+        Err(error @ ReadError::Exception(_)) => Some(Err(error.into())),
+        // What failed ahead of its turn is asked again in its turn.
+        Err(_) => None,
     }
 }
 
-fn refuse_all(progress: &mut Progress, values: &[usize], exception: Exception) {
-    set(&mut progress.results, values, &exception.to_string());
-    progress
-        .lesson
-        .refused
-        .extend(values.iter().map(|&index| (index, exception)));
+/// What a failure on the line says about the unit.
+fn halt(error: &LineError) -> (Verdict, Cause) {
+    let verdict = match error {
+        LineError::Down(_) => Verdict::Down,
+        LineError::Read(ReadError::Exception(_)) => Verdict::Unreachable,
+        LineError::Read(_) => Verdict::Silent,
+    };
+    (verdict, error.to_string().into())
 }

@@ -3,15 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use corrente_record::Quality;
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::{
+    agenda::Manner,
     line::{LineObserver, Outcome},
     spool::Stats,
-    state::PollerState,
+    state::{Measured, PollerState},
 };
 
-/// The metrics of one endpoint.
+/// The metrics of one endpoint. All are looked up once, since looking up costs more than counting.
 #[derive(Clone)]
 pub struct EndpointMetrics {
     endpoint: Arc<str>,
@@ -20,6 +21,15 @@ pub struct EndpointMetrics {
     lateness: Histogram,
     request: Histogram,
     skipped: Counter,
+    /// Good, partial, failed.
+    polls: [Counter; 3],
+    /// Answered, exception, timeout, broken.
+    requests: [Counter; 4],
+    /// Hopeful, in spare time, forced.
+    probes: [Histogram; 3],
+    quarantined: Gauge,
+    silent: Gauge,
+    busy: Gauge,
 }
 
 impl EndpointMetrics {
@@ -27,13 +37,43 @@ impl EndpointMetrics {
     #[must_use]
     pub fn new(endpoint: &Arc<str>, number: usize, state: Arc<PollerState>) -> Self {
         let name = endpoint.to_string();
+        let poll = |quality: Quality| {
+            counter!(
+                "corrente_poller_polls_total",
+                "endpoint" => name.clone(), "quality" => quality.as_str()
+            )
+        };
+        let request = |outcome: Outcome| {
+            counter!(
+                "corrente_poller_requests_total",
+                "endpoint" => name.clone(), "outcome" => outcome.as_str()
+            )
+        };
+        let probe = |manner: &'static str| {
+            histogram!(
+                "corrente_poller_probe_duration_seconds",
+                "endpoint" => name.clone(), "manner" => manner
+            )
+        };
         Self {
             endpoint: endpoint.clone(),
             number,
             state,
             lateness: histogram!("corrente_poller_lateness_seconds", "endpoint" => name.clone()),
             request: histogram!("corrente_poller_request_duration_seconds", "endpoint" => name.clone()),
-            skipped: counter!("corrente_poller_skipped_slots_total", "endpoint" => name),
+            skipped: counter!("corrente_poller_skipped_slots_total", "endpoint" => name.clone()),
+            polls: [Quality::Good, Quality::Partial, Quality::Failed].map(poll),
+            requests: [
+                Outcome::Answered,
+                Outcome::Exception,
+                Outcome::Timeout,
+                Outcome::Broken,
+            ]
+            .map(request),
+            probes: ["hopeful", "spare", "forced"].map(probe),
+            quarantined: gauge!("corrente_poller_quarantined_values", "endpoint" => name.clone()),
+            silent: gauge!("corrente_poller_silent_units", "endpoint" => name.clone()),
+            busy: gauge!("corrente_poller_line_busy_ratio", "endpoint" => name),
         }
     }
 
@@ -45,23 +85,52 @@ impl EndpointMetrics {
 
     /// A poll ended, and so many slots were skipped after it.
     pub fn polled(&self, quality: Quality, skipped: u64) {
-        counter!(
-            "corrente_poller_polls_total",
-            "endpoint" => self.endpoint.to_string(), "quality" => quality.as_str()
-        )
-        .increment(1);
-        self.skipped.increment(skipped);
+        let [good, partial, failed] = &self.polls;
+        let polls = match quality {
+            Quality::Good => good,
+            Quality::Partial => partial,
+            Quality::Failed => failed,
+        };
+        polls.increment(1);
+        if skipped > 0 {
+            self.skipped.increment(skipped);
+        }
+    }
+
+    /// A poll cost the line so much.
+    pub fn asked(&self, manner: Manner, cost: Duration) {
+        let [hopeful, spare, forced] = &self.probes;
+        match manner {
+            Manner::Usual => {}
+            Manner::Hopeful => hopeful.record(cost),
+            Manner::Probe => spare.record(cost),
+            Manner::Forced => forced.record(cost),
+        }
+    }
+
+    /// So many values are in quarantine.
+    pub fn quarantined(&self, values: usize) {
+        self.quarantined.set(values as f64);
+    }
+
+    /// What was measured on the line.
+    pub fn measured(&self, measured: &Measured) {
+        self.busy.set(measured.busy);
+        self.silent.set(measured.silent_units as f64);
     }
 }
 
 impl LineObserver for EndpointMetrics {
     fn request(&self, outcome: Outcome, took: Duration) {
         self.request.record(took);
-        counter!(
-            "corrente_poller_requests_total",
-            "endpoint" => self.endpoint.to_string(), "outcome" => outcome.as_str()
-        )
-        .increment(1);
+        let [answered, exception, timeout, broken] = &self.requests;
+        let requests = match outcome {
+            Outcome::Answered => answered,
+            Outcome::Exception => exception,
+            Outcome::Timeout => timeout,
+            Outcome::Broken => broken,
+        };
+        requests.increment(1);
     }
 
     fn connection(&self, result: Result<(), &str>) {

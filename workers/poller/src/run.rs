@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::Clock,
     encode::Encoder,
     endpoint::{self, Surroundings},
     formatter::Formatter,
@@ -117,6 +118,7 @@ where
             spool: spool.clone(),
             state: state.clone(),
             shutdown: shutdown.clone(),
+            clock: Clock::system(),
         };
         endpoints.spawn(endpoint::run(number, setup, around));
     }

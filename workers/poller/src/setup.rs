@@ -75,15 +75,21 @@ pub fn cost_model(endpoint: &Endpoint) -> CostModel {
 
 /// An endpoint, ready to be polled.
 #[derive(Debug)]
-pub struct EndpointSetup {
+pub struct EndpointSetup<C = TcpConnector> {
     /// Its name.
     pub name: Arc<str>,
     /// How to connect to it; `None` where its address is none, and it has no meters that can be polled.
-    pub connector: Option<TcpConnector>,
+    pub connector: Option<C>,
     /// The pause between an answer and the next request.
     pub pause: Duration,
     /// How often a request that timed out is sent again.
     pub retries: u32,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// How many requests may be under way at once.
+    pub max_in_flight: usize,
+    /// What a request is assumed to cost until it is measured.
+    pub cost: CostModel,
     /// The meters that can be polled.
     pub meters: Vec<MeterSetup>,
 }
@@ -151,6 +157,9 @@ fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, Endpoin
             .inter_request_delay
             .map_or(Duration::ZERO, |delay| delay.as_std()),
         retries: config.retries,
+        timeout: config.timeout.as_std(),
+        max_in_flight: usize::try_from(endpoint.max_in_flight).unwrap_or(1),
+        cost: cost_model(endpoint),
         meters,
     };
     let state = EndpointState {

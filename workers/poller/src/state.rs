@@ -11,6 +11,7 @@ use std::sync::{
 
 use corrente_config::report::{PollerReport, SpoolReport};
 use corrente_crds::poller::{FailingMeter, MeterCounts};
+use corrente_modbus::CostModel;
 use corrente_record::{Quality, Reading, Timestamp};
 use corrente_runtime::http::Probe;
 use serde::Serialize;
@@ -38,7 +39,8 @@ pub struct PollerState {
     trouble: Arc<Trouble>,
     write: Trouble,
     sync: Trouble,
-    endpoints: Mutex<Vec<EndpointState>>,
+    /// A lock for each, since each has one task that writes.
+    endpoints: OnceLock<Vec<Mutex<EndpointState>>>,
 }
 
 /// An endpoint, in the status.
@@ -55,8 +57,65 @@ pub struct EndpointState {
     /// Why it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What was measured on its line; absent at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
     /// The meters behind it.
     pub meters: Vec<MeterState>,
+}
+
+/// What was measured on a line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Measured {
+    /// What requests cost; absent before enough were seen.
+    #[serde(flatten)]
+    pub requests: Option<RequestCost>,
+    /// The part of the time that the line was busy lately, 0 to 1.
+    pub busy: f64,
+    /// The shortest interval of its meters, in milliseconds.
+    pub interval_ms: u64,
+    /// For how long the line was busy in each such interval, in milliseconds.
+    pub cycle_ms: f64,
+    /// How long the line is expected to be held by a question that nobody answers, in milliseconds.
+    pub held_ms: u64,
+    /// Units that do not answer.
+    pub silent_units: usize,
+}
+
+/// What requests cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestCost {
+    /// A request and its answer without their registers, in microseconds.
+    pub round_trip_us: u64,
+    /// Each register of an answer, in microseconds.
+    pub register_us: u64,
+}
+
+impl From<CostModel> for RequestCost {
+    fn from(cost: CostModel) -> Self {
+        Self {
+            round_trip_us: cost.round_trip_micros,
+            register_us: cost.register_micros,
+        }
+    }
+}
+
+/// A value that is left out because its meter does not let it be read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftOutState {
+    /// The meter.
+    pub meter: String,
+    /// The value.
+    pub metric: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// When it is asked for again.
+    pub next_retry: Timestamp,
 }
 
 /// A meter, in the status.
@@ -74,6 +133,9 @@ pub struct MeterState {
     /// Why values were missing in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What is left out of its polls; listed for all meters together.
+    #[serde(skip)]
+    pub quarantined: Vec<LeftOutState>,
 }
 
 #[derive(Serialize)]
@@ -85,6 +147,8 @@ struct Status {
     /// Why the spool cannot be written or synced at the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<String>,
+    /// The values that are left out because their meters do not let them be read.
+    quarantined: Vec<LeftOutState>,
     endpoints: Vec<EndpointState>,
 }
 
@@ -122,7 +186,7 @@ impl PollerState {
     /// The contract with the operator and the command line.
     #[must_use]
     pub fn report(&self) -> PollerReport {
-        let endpoints = self.lock();
+        let endpoints = self.endpoints();
         let meters = || endpoints.iter().flat_map(|endpoint| &endpoint.meters);
         let failing: Vec<&MeterState> = meters().filter(|meter| is_failing(meter)).collect();
         let healthy = meters().filter(|meter| meter.quality.is_some()).count() - count_polled(&failing);
@@ -166,8 +230,10 @@ impl PollerState {
     }
 
     pub(crate) fn start(&self, spool: SharedSpool, endpoints: Vec<EndpointState>) {
-        *self.lock() = endpoints;
-        // A second start keeps the first spool, and there is none.
+        // A second start keeps what the first one brought, and there is none.
+        let _ = self
+            .endpoints
+            .set(endpoints.into_iter().map(Mutex::new).collect());
         let _ = self.spool.set(spool);
         self.running.store(true, Ordering::Relaxed);
     }
@@ -181,14 +247,20 @@ impl PollerState {
         if let Some(on_reading) = &self.on_reading {
             on_reading(reading);
         }
-        if let Some(meter) = self
-            .lock()
-            .get_mut(id.endpoint)
-            .and_then(|endpoint| endpoint.meters.get_mut(id.meter))
-        {
+        self.meter(id, |meter| {
             meter.quality = Some(reading.quality);
             meter.slot = Some(reading.slot);
             meter.reason = reason.map(bounded);
+        });
+    }
+
+    pub(crate) fn left_out(&self, id: MeterId, left_out: Vec<LeftOutState>) {
+        self.meter(id, |meter| meter.quarantined = left_out);
+    }
+
+    pub(crate) fn measured(&self, endpoint: usize, measured: Measured) {
+        if let Some(mut endpoint) = self.endpoint(endpoint) {
+            endpoint.measured = Some(measured);
         }
     }
 
@@ -197,7 +269,7 @@ impl PollerState {
     }
 
     pub(crate) fn connected(&self, endpoint: usize, result: Result<(), &str>) {
-        if let Some(endpoint) = self.lock().get_mut(endpoint) {
+        if let Some(mut endpoint) = self.endpoint(endpoint) {
             endpoint.connected = Some(result.is_ok());
             endpoint.reason = result.err().map(|reason| bounded(reason.to_owned()));
         }
@@ -222,8 +294,24 @@ impl PollerState {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<EndpointState>> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    fn meter(&self, id: MeterId, change: impl FnOnce(&mut MeterState)) {
+        if let Some(mut endpoint) = self.endpoint(id.endpoint)
+            && let Some(meter) = endpoint.meters.get_mut(id.meter)
+        {
+            change(meter);
+        }
+    }
+
+    fn endpoint(&self, number: usize) -> Option<MutexGuard<'_, EndpointState>> {
+        let endpoint = self.endpoints.get()?.get(number)?;
+        Some(endpoint.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn endpoints(&self) -> Vec<EndpointState> {
+        let count = self.endpoints.get().map_or(0, Vec::len);
+        (0..count)
+            .filter_map(|number| Some(self.endpoint(number)?.clone()))
+            .collect()
     }
 }
 
@@ -237,11 +325,16 @@ impl Probe for PollerState {
     }
 
     fn status(&self) -> serde_json::Value {
+        let endpoints = self.endpoints();
+        let meters = endpoints.iter().flat_map(|endpoint| &endpoint.meters);
         let status = Status {
+            quarantined: meters
+                .flat_map(|meter| meter.quarantined.iter().cloned())
+                .collect(),
             report: self.report(),
             lost: self.lost(),
             disk: self.write.get().or_else(|| self.sync.get()),
-            endpoints: self.lock().clone(),
+            endpoints,
         };
         // Every field is a plain value, so that this cannot fail; null would show it.
         serde_json::to_value(status).unwrap_or_default()

@@ -75,6 +75,7 @@ async fn reads_every_table_over_both_transports() {
             reading,
             verdict,
             reason,
+            ..
         } = meter(5, map.clone()).poll(&mut line, SLOT, 0).await;
         assert_eq!((verdict, reason), (Verdict::Answered, None));
         assert_eq!((reading.quality, reading.slot), (Quality::Good, SLOT));
@@ -112,7 +113,7 @@ async fn a_bad_register_costs_one_register() {
         first.reason.as_deref(),
         Some("c: exception 02: illegal data address")
     );
-    // The block, then each of its values.
+    // The block, its halves, and those of the bad one.
     assert_eq!(device.asked().len(), 5);
     let second = meter.poll(&mut line, SLOT, 0).await;
     assert_eq!(bad(&second.reading), [("c", why)]);
@@ -134,7 +135,8 @@ async fn a_gap_that_cannot_be_read_is_learned_about_once() {
     device.set(1, 20, &[3]);
     let (mut line, mut meter) = (line(&device, Transport::Tcp), meter(1, map));
     for asked in [
-        &[(1, 3, 10, 11), (1, 3, 10, 1), (1, 3, 11, 1), (1, 3, 20, 1)][..],
+        // The block, its halves, and the gap between them.
+        &[(1, 3, 10, 11), (1, 3, 10, 2), (1, 3, 20, 1), (1, 3, 11, 10)][..],
         &[(1, 3, 10, 2), (1, 3, 20, 1)],
         &[(1, 3, 10, 2), (1, 3, 20, 1)],
     ] {
@@ -150,7 +152,8 @@ async fn a_block_that_is_too_long_for_the_meter_is_read_apart() {
     device.set(1, 10, &[1, 2, 3, 4]);
     device.unit(1, |unit| unit.most = 1);
     let (mut line, mut meter) = (line(&device, Transport::Tcp), meter(1, four()));
-    for asked in [5, 5, 4, 4] {
+    // The block, its halves, and theirs; from then on it is known.
+    for asked in [7, 4, 4, 4] {
         let poll = meter.poll(&mut line, SLOT, 0).await;
         assert_eq!((poll.reading.quality, poll.reason), (Quality::Good, None));
         assert_eq!(device.asked().len(), asked);
@@ -168,7 +171,7 @@ async fn a_meter_that_refuses_everything_is_asked_again_soon() {
         (Verdict::Answered, Quality::Failed)
     );
     assert_eq!(poll.reading.bad.len(), 4);
-    assert_eq!(device.asked().len(), 5);
+    assert_eq!(device.asked().len(), 7);
     // Within the minute it is not asked at all, and the reason stays.
     let poll = meter.poll(&mut line, SLOT, 0).await;
     assert_eq!(bad(&poll.reading)[3], ("d", "exception 02: illegal data address"));
@@ -241,7 +244,10 @@ async fn exceptions_are_told_apart() {
     assert_eq!(poll(&[6, 6]).await, (Verdict::Answered, Quality::Good, 3, None));
     // A gateway speaks of the unit, not of the line.
     let (verdict, quality, asked, reason) = poll(&[0x0b]).await;
-    assert_eq!((verdict, quality, asked), (Verdict::Silent, Quality::Failed, 1));
+    assert_eq!(
+        (verdict, quality, asked),
+        (Verdict::Unreachable, Quality::Failed, 1)
+    );
     assert!(
         reason
             .unwrap()

@@ -50,7 +50,7 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.hub.seats().remove(&self.number);
-        self.hub.line.forget(self.hub.now(), self.number);
+        self.hub.line.forget(self.number);
     }
 }
 

@@ -105,9 +105,9 @@ impl Line {
     }
 
     /// A connection is gone.
-    pub fn forget(&self, now: Duration, connection: ConnectionId) {
+    pub fn forget(&self, connection: ConnectionId) {
         if let Some(mut faults) = self.faults() {
-            faults.forget(now, connection);
+            faults.forget(connection);
         }
     }
 

@@ -151,9 +151,13 @@ async fn provoke(faults: Vec<Fault>, retries: u32, changes: Value) -> (usize, BT
     config.endpoints[0].address = recorder.address.to_string();
     let meters = library.len();
     let mut polling = Polling::start(config);
-    // Every meter has been polled, and some more often than its first lesson.
+    // Every meter has been polled, some more often than its first lesson, and there is something to look at: those
+    // that do not answer are not asked often.
     polling
-        .until(|seen| seen.len() == meters && seen.values().any(|records| records.len() >= 4))
+        .until(|seen| {
+            let polled = seen.len() == meters && seen.values().any(|records| records.len() >= 4);
+            polled && recorder.requests(rtu).len() >= 15
+        })
         .await;
     polling.end().await;
     let requests = recorder.requests(rtu);

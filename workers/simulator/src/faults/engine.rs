@@ -1,7 +1,7 @@
 //! Which faults a request meets at one endpoint, and what its gateway and its limits make of that.
 //!
 //! Pure: the time comes in, as the time since the start, and a [`Script`] goes out. What it remembers is how
-//! often each fault could have come and did, what is on the gateway's line, and answers that wait for
+//! often each fault could have come and did, when the gateway's line is free again, and answers that wait for
 //! the next one.
 
 use std::{
@@ -41,8 +41,7 @@ pub struct Engine {
     seed: u64,
     rules: Vec<Rule>,
     requests: u64,
-    /// When each request that is on the gateway's line, or waits for it, begins and ends there, and whose it is.
-    line: Vec<(Duration, Duration, ConnectionId)>,
+    free_at: Duration,
     held: Vec<(Recipient, ConnectionId, Vec<u8>)>,
 }
 
@@ -118,7 +117,7 @@ impl Engine {
             seed: xxh3_64_with_seed(endpoint.as_bytes(), faults.seed),
             rules: faults.list.iter().filter(here).map(rule).collect(),
             requests: 0,
-            line: Vec::new(),
+            free_at: Duration::ZERO,
             held: Vec::new(),
         }
     }
@@ -157,18 +156,13 @@ impl Engine {
         let mut script = match self.gateway(now) {
             None => finish(draft),
             Some((timeout, exception)) => {
-                let begins = self
-                    .line
-                    .iter()
-                    .map(|(_, ends, _)| *ends)
-                    .fold(now, Duration::max);
+                let begins = now.max(self.free_at);
                 let (takes, mut script) = if draft.is_silent() {
                     (timeout, self.given_up(asked, timeout, exception))
                 } else {
                     (draft.delay(), finish(draft))
                 };
-                self.line.retain(|(_, ends, _)| *ends > now);
-                self.line.push((begins, begins + takes, connection));
+                self.free_at = begins + takes;
                 let wait = begins - now;
                 if !wait.is_zero() && !script.steps.is_empty() {
                     script.steps.insert(0, Step::Wait(wait));
@@ -224,11 +218,8 @@ impl Engine {
         }
     }
 
-    /// A connection is gone: nothing is held back for it any more, and what waited for the gateway's line is not
-    /// asked. What is on the line already holds it all the same.
-    pub fn forget(&mut self, now: Duration, connection: ConnectionId) {
-        self.line
-            .retain(|(begins, _, of)| *of != connection || *begins <= now);
+    /// A connection is gone: nothing is held back for it any more.
+    pub fn forget(&mut self, connection: ConnectionId) {
         self.held
             .retain(|(to, of, _)| *to == Recipient::Newest || *of != connection);
     }
@@ -385,9 +376,6 @@ mod tests {
         // Asked while the line is held: answered when it is free, after the other one that waits.
         assert_eq!(waits(&ask(&mut one, 2 * S + S / 2, 1, 0, 1)), S / 2 + S / 10);
         assert_eq!(waits(&ask(&mut one, 2 * S + S / 2, 1, 0, 1)), S / 2 + S / 5);
-        // Whoever asked is gone: what is on the line stays there, what waited for it does not.
-        one.forget(2 * S + S / 2, 1);
-        assert_eq!(waits(&ask(&mut one, 2 * S + S / 2, 1, 0, 1)), S / 2 + S / 10);
         let mut mute = engine(gateway(None));
         assert_eq!(ask(&mut mute, S, 2, 0, 1), Script::default());
         assert_eq!(waits(&ask(&mut mute, S, 1, 0, 1)), S + S / 10);
@@ -422,7 +410,7 @@ mod tests {
             assert_eq!(answer(&mut engine, 1), mine, "the same connection, {to:?}");
             assert_eq!(answer(&mut engine, 1), [9]);
             let _ = ask(&mut engine, S, 2, 0, 1);
-            engine.forget(S, 1);
+            engine.forget(1);
             assert_eq!(engine.held.len(), usize::from(!same));
         }
     }

@@ -1,0 +1,153 @@
+//! How long a gateway holds its line after a question that nobody answers. Pure; time comes in.
+//!
+//! A gateway waits for a silent unit until *its* timeout, and serves nobody meanwhile, whatever the poller's timeout
+//! is: a question to a silent unit costs the line the larger of the two. How long that is shows in the first answer
+//! after a timeout: where it takes much longer than usual, the line was held until then. Where it does not, it was
+//! free by then; and where it was asked as early as the estimate allows, the estimate is lowered a little further, so
+//! that it finds its way down too.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What is assumed of a gateway until it is seen: common ones wait this long.
+const ASSUMED: Duration = Duration::from_secs(1);
+/// The longest that is believed.
+const LONGEST: Duration = Duration::from_secs(30);
+/// An answer that takes so much longer than twice the usual has waited for something.
+const NOTICEABLE: Duration = Duration::from_millis(50);
+
+/// The hold of one line.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    timeout: Duration,
+    estimate: Duration,
+    /// When the first question was sent that nobody has answered since.
+    lost: Option<Instant>,
+    free_at: Option<Instant>,
+    /// Whether another unit was asked to see if the line is held at all, and did not answer either.
+    queued: bool,
+}
+
+impl Hold {
+    /// `timeout` is the poller's own.
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            estimate: timeout.max(ASSUMED),
+            lost: None,
+            free_at: None,
+            queued: false,
+        }
+    }
+
+    /// What a question that nobody answers is expected to cost the line.
+    #[must_use]
+    pub fn expected(&self) -> Duration {
+        self.estimate
+    }
+
+    /// Until when the line is expected to be held; `None` where it is free.
+    #[must_use]
+    pub fn until(&self, now: Instant) -> Option<Instant> {
+        self.free_at.filter(|free_at| *free_at > now)
+    }
+
+    /// Whether it may be tried out that the line is held.
+    #[must_use]
+    pub fn may_be_doubted(&self) -> bool {
+        !self.queued
+    }
+
+    /// A unit that may be silent too was asked while the line was held, and did not answer: the gateway may turn to it
+    /// when it is done with the one before.
+    pub fn queue(&mut self, now: Instant) {
+        self.queued = true;
+        self.free_at = self.until(now).map(|free_at| free_at + self.estimate);
+    }
+
+    /// A question sent at `sent` was given up at `now`.
+    pub fn timed_out(&mut self, sent: Instant, now: Instant) {
+        let held = self.until(sent).is_some();
+        if self.lost.is_none() || !held {
+            self.lost = Some(sent);
+            self.queued = false;
+            self.free_at = (sent + self.estimate).max(now).into();
+        } else {
+            // It waited for the line, not for the unit.
+            self.free_at = self.free_at.map(|free_at| free_at.max(now));
+        }
+    }
+
+    /// A question sent at `sent` was answered at `now`; usually that takes `usual`.
+    pub fn answered(&mut self, sent: Instant, now: Instant, usual: Duration) {
+        self.free_at = None;
+        if std::mem::take(&mut self.queued) {
+            // Which of the two held it, and how long, cannot be said.
+            self.lost = None;
+        }
+        let Some(lost) = self.lost.take() else { return };
+        if now - sent > 2 * usual + NOTICEABLE {
+            let held = now.saturating_duration_since(lost).saturating_sub(usual);
+            self.estimate = held.mul_f64(1.1).clamp(self.timeout, LONGEST.max(self.timeout));
+        } else if sent.saturating_duration_since(lost) <= self.estimate.mul_f64(1.05) {
+            let at_most = sent.saturating_duration_since(lost).mul_f64(1.1);
+            self.estimate = self.estimate.mul_f64(0.9).min(at_most).max(self.timeout);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A probe at a gateway that holds its line for `hold`, then a question to a unit that answers within 5 ms, as
+    /// early as the estimate allows.
+    fn round(hold: &mut Hold, now: &mut Instant, held: Duration) {
+        let sent = *now;
+        hold.timed_out(sent, sent + 200 * MS);
+        let asked = hold.until(sent + 200 * MS).unwrap_or(sent + 200 * MS);
+        let answered = asked.max(sent + held) + 5 * MS;
+        hold.answered(asked, answered, 5 * MS);
+        assert_eq!(hold.until(answered), None);
+        *now = answered;
+    }
+
+    #[test]
+    fn finds_out_how_long_a_gateway_holds_its_line() {
+        for held in [20, 300, 1_000, 3_000] {
+            let (mut hold, mut now) = (Hold::new(200 * MS), Instant::now());
+            assert_eq!(hold.expected(), ASSUMED);
+            for _ in 0..40 {
+                round(&mut hold, &mut now, held * MS);
+            }
+            let truth = (held * MS).max(200 * MS);
+            assert!(
+                hold.expected() >= truth.mul_f64(0.85).max(200 * MS) && hold.expected() <= truth.mul_f64(1.2),
+                "{:?} for {truth:?}",
+                hold.expected()
+            );
+        }
+    }
+
+    #[test]
+    fn questions_that_wait_for_the_line_do_not_prolong_it() {
+        let (mut hold, start) = (Hold::new(200 * MS), Instant::now());
+        hold.timed_out(start, start + 200 * MS);
+        hold.timed_out(start + 200 * MS, start + 400 * MS);
+        assert_eq!(hold.until(start + 400 * MS), Some(start + ASSUMED));
+        hold.answered(start + 1_400 * MS, start + 1_500 * MS, 5 * MS);
+        assert!(hold.expected() > 1_500 * MS, "it was held since the first");
+    }
+
+    #[test]
+    fn an_answer_long_after_says_nothing() {
+        let (mut hold, start) = (Hold::new(200 * MS), Instant::now());
+        hold.timed_out(start, start + 200 * MS);
+        hold.answered(start + 60_000 * MS, start + 60_005 * MS, 5 * MS);
+        assert_eq!(hold.expected(), ASSUMED);
+    }
+}
