@@ -32,7 +32,7 @@ spec:
     - {name: a, address: 192.168.10.1, meters: [{name: m1, unitId: 1, profile: eastron-sdm120}]}
     - {name: b, address: 192.168.10.2, meters: [{name: m2, unitId: 1, profile: eastron-sdm120}]}
     - {name: c, address: 192.168.10.3, meters: [{name: m3, unitId: 1, profile: eastron-sdm120}]}
-    - {name: d, address: 192.168.10.4, meters: [{name: m4, unitId: 1, profile: eastron-sdm120}]}
+    - {name: d, address: 192.168.10.4, transport: tls, tls: {secretName: d}, meters: [{name: m4, unitId: 1, profile: eastron-sdm120}]}
   output:
     kafka:
       bootstrapServers: [kafka:9092]

@@ -16,6 +16,8 @@ standard input:
 
 framer    "socket" (Modbus TCP, the default) or "rtu" (RTU frames over TCP)
 port      0 takes a free one
+tls       a folder with ca.crt, tls.crt and tls.key: Modbus/TCP Security, for clients with a
+          certificate of that authority alone
 missing   what a unit that is not there does: "silent" (the default), or "gateway", for
           which its gateway answers exception 0B
 hold      seconds for which the line is held by a request for a unit that is not there,
@@ -38,6 +40,7 @@ import itertools
 import json
 import os
 import signal
+import ssl
 import sys
 import time
 
@@ -47,6 +50,7 @@ from pymodbus.pdu import ExceptionResponse
 from pymodbus.server import ModbusTcpServer
 from pymodbus.server.requesthandler import ServerRequestHandler
 from pymodbus.simulator import DataType, SimData, SimDevice
+from pymodbus.transport import CommParams, CommType
 
 FRAMERS = {"socket": FramerType.SOCKET, "rtu": FramerType.RTU}
 FUNCTIONS = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
@@ -137,6 +141,12 @@ class Endpoint(ModbusTcpServer):
     def __init__(self, config: dict, trace: Trace) -> None:
         self.name = config["name"]
         self.missing = config.get("missing", "silent")
+        if config.get("tls"):
+            # What sets pymodbus's server with TLS apart from the one without.
+            self.tls_setup = CommParams(
+                comm_type=CommType.TLS, comm_name="server_listener", reconnect_delay=0.0, reconnect_delay_max=0.0,
+                timeout_connect=0.0, sslctx=mutual(config["tls"]),
+            )
         self.hold = config.get("hold", 0)
         self.most = config.get("most", 0)
         self.served = 0
@@ -155,6 +165,15 @@ class Endpoint(ModbusTcpServer):
     def port(self) -> int:
         """The port it listens on."""
         return self.transport.sockets[0].getsockname()[1]
+
+
+def mutual(folder: str) -> ssl.SSLContext:
+    """TLS in which both sides show a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{folder}/tls.crt", f"{folder}/tls.key")
+    context.load_verify_locations(f"{folder}/ca.crt")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def device(unit: dict) -> SimDevice:

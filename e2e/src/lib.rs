@@ -6,11 +6,13 @@
 //! 3. [`space`]: a namespace of a scenario's own.
 //! 4. [`release`]: Corrente installed by its Helm charts, once for all scenarios.
 //! 5. [`meters`]: pymodbus meters, and the trace of who asked them.
+//!    [`certificates`]: those of meters with Modbus/TCP Security.
 //! 6. [`plant`]: the usual site of a scenario: 20 meters on 3 endpoints, a pipeline, a table.
 //! 7. [`topic`]: a record that is not ours, published by hand.
 //! 8. [`audit`]: nothing lost, nothing doubled, never two masters.
 
 pub mod audit;
+pub mod certificates;
 pub mod meters;
 pub mod plant;
 pub mod release;

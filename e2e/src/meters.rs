@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub framer: &'static str,
     /// The units behind it. Any other unit is silent.
     pub units: Vec<Unit>,
+    /// A folder with `ca.crt`, `tls.crt` and `tls.key`, for Modbus/TCP Security.
+    pub tls: Option<PathBuf>,
 }
 
 /// A unit: registers by table and address.

@@ -182,6 +182,7 @@ impl Plant {
                 port: 0,
                 framer,
                 units,
+                tls: None,
             });
             declared.push(meters);
         }

@@ -27,6 +27,10 @@ pub struct Stack {
     pub pod_postgres: String,
     /// This machine's address, from pods.
     pub host: String,
+    /// Kafka with TLS and a login, from pods and from this machine.
+    pub kafka_login: String,
+    /// A folder of what a client needs for it: `kafka/ca/ca.crt`, `kafka/sasl/username` and `password`.
+    pub secrets: PathBuf,
     script: PathBuf,
     /// The Python that has pymodbus.
     pub python: PathBuf,
@@ -60,6 +64,8 @@ impl Stack {
             postgres: variable("CORRENTE_TEST_POSTGRES")?,
             pod_postgres: variable("CORRENTE_POD_POSTGRES")?,
             host: variable("CORRENTE_HOST")?,
+            kafka_login: variable("CORRENTE_TEST_KAFKA_SASL")?,
+            secrets: variable("CORRENTE_TEST_SECRETS")?.into(),
             script: variable("CORRENTE_STACK")?.into(),
             python: variable("CORRENTE_PYTHON")?.into(),
         })

@@ -27,6 +27,25 @@ pub async fn publish(stack: &Stack, topic: &str, key: &str, payload: &[u8]) -> R
     }
 }
 
+/// How many partitions the topic has; 0 where there is none.
+///
+/// # Errors
+/// Where the broker does not say.
+pub async fn partitions(stack: &Stack, topic: &str) -> Result<usize> {
+    let (servers, topic) = (stack.kafka.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .set("group.id", "scenario")
+            .create()?;
+        // Of all topics: to ask for one makes it, where the broker is set up so.
+        let metadata = consumer.fetch_metadata(None, Duration::from_secs(10))?;
+        let of_it = metadata.topics().iter().find(|found| found.name() == topic);
+        Ok(of_it.map_or(0, |topic| topic.partitions().len()))
+    })
+    .await?
+}
+
 /// The next offset to be written of each partition that holds anything.
 ///
 /// # Errors

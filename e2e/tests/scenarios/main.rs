@@ -3,6 +3,8 @@
 
 mod faults;
 mod install;
+mod isolation;
 mod mistakes;
 mod nodes;
 mod scaling;
+mod secure;
