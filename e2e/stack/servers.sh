@@ -21,10 +21,10 @@ make_certificates() {
   mkdir -p "$secrets"/{ca,client,sasl} "$tls/stranger"
   authority "$secrets/ca/ca.crt" "$tls/ca.key" corrente-e2e
   authority "$tls/stranger/ca.crt" "$tls/stranger/ca.key" stranger
-  certificate "$tls/broker" broker "$secrets/ca/ca.crt" "$tls/ca.key" "IP:$HOST_IP,IP:127.0.0.1,DNS:localhost"
+  signed "$tls/broker" broker "$secrets/ca/ca.crt" "$tls/ca.key" "IP:$HOST_IP,IP:127.0.0.1,DNS:localhost"
   cat "$tls/broker.key" "$tls/broker.crt" >"$tls/broker.pem"
-  certificate "$secrets/client/tls" corrente "$secrets/ca/ca.crt" "$tls/ca.key"
-  certificate "$tls/stranger/tls" corrente "$tls/stranger/ca.crt" "$tls/stranger/ca.key"
+  signed "$secrets/client/tls" corrente "$secrets/ca/ca.crt" "$tls/ca.key"
+  signed "$tls/stranger/tls" corrente "$tls/stranger/ca.crt" "$tls/stranger/ca.key"
   printf corrente >"$secrets/sasl/username"
   printf corrente-password >"$secrets/sasl/password"
 }
@@ -33,7 +33,7 @@ authority() { # authority CERTIFICATE KEY NAME
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$3" -keyout "$2" -out "$1" 2>/dev/null
 }
 
-certificate() { # certificate PATH NAME AUTHORITY ITS-KEY [ADDRESSES]: writes PATH.crt and PATH.key
+signed() { # signed PATH NAME AUTHORITY ITS-KEY [ADDRESSES]: writes PATH.crt and PATH.key
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=$2" -CA "$3" -CAkey "$4" \
     -addext basicConstraints=critical,CA:FALSE ${5:+-addext "subjectAltName=$5"} -keyout "$1.key" -out "$1.crt" 2>/dev/null
 }
