@@ -75,10 +75,12 @@ pub(super) fn read(
             match frame::decode(rest) {
                 Ok(Some((frame, length))) => {
                     let enough = out.len() >= max_records || bytes >= max_bytes;
-                    if frame.seq > spool.synced || (frame.seq > after && enough) {
+                    // Also where a segment holds what the one before it had, as after a hand's mistake.
+                    let is_next = frame.seq > after.max(at.key);
+                    if frame.seq > spool.synced || (is_next && enough) {
                         break 'segments;
                     }
-                    if frame.seq > after {
+                    if is_next {
                         bytes += frame.payload.len();
                         at.key = frame.seq;
                         out.push(Stored {

@@ -83,6 +83,21 @@ fn records_come_back_in_order_with_stream_and_seq() {
     assert_eq!(spool.read(10, usize::MAX, 1).unwrap().len(), 1);
 }
 
+/// Found by fuzzing: checksums are right in a copy, too.
+#[test]
+fn a_record_that_a_copied_segment_has_again_is_given_once() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(&mut open(&dir), 2);
+    let copy = segment::path(dir.path(), 3);
+    std::fs::copy(segment::path(dir.path(), 1), copy).unwrap();
+    let mut spool = open(&dir);
+    assert_eq!(seqs(&spool.read(0, 16, usize::MAX).unwrap()), [1, 2]);
+    spool.append(&reading("m", 3)).unwrap();
+    spool.sync().unwrap();
+    let rest = seqs(&drain(&mut spool, 2));
+    assert!(rest.len() == 1 && rest[0] > 2, "{rest:?}");
+}
+
 #[test]
 fn a_killed_process_loses_nothing_and_seq_goes_on() {
     let dir = tempfile::tempdir().unwrap();
