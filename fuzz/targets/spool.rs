@@ -23,7 +23,8 @@ fuzz_target!(|data: &[u8]| {
     let mut cursor = cursor.to_vec();
     if flags & 1 == 1 {
         cursor.chunks_exact_mut(64).for_each(|slot| {
-            slot[23] &= 0x7f;
+            // The highest bytes of its five numbers: none of them ever gets so far.
+            [15, 23, 31, 39, 47].map(|at| slot[at] &= 0x3f);
             let crc = crc32fast::hash(&slot[4..]);
             slot[..4].copy_from_slice(&crc.to_le_bytes());
         });
