@@ -86,6 +86,7 @@ pub struct Publisher<'a, P> {
     unsettled: bool,
     /// The seq of the newest record that was read from the spool.
     read_to: u64,
+    published: metrics::Counter,
 }
 
 impl<'a, P: Producer> Publisher<'a, P> {
@@ -111,6 +112,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
             partitions: 1,
             unsettled: false,
             read_to,
+            published: metrics::counter!("corrente_poller_published_records_total"),
         }
     }
 
@@ -305,7 +307,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
         match delivery.outcome {
             Outcome::Stored => {
                 if self.window.settle(delivery.token).is_some() {
-                    metrics::counter!("corrente_poller_published_records_total").increment(1);
+                    self.published.increment(1);
                 }
                 // What is stored of a wave that came back in part is no sign that the rest will be.
                 if !self.window.is_held() {

@@ -17,6 +17,9 @@
 //! A new producer [`opens`](opening) each partition with one message alone. [`topic`] is made where it was
 //! asked for, and counted; [`context`] is what librdkafka calls back.
 //!
+//! What librdkafka has to say is [heard](hear) by a task, not by a thread of rdkafka's: that one waits in turns of
+//! 100 ms and spins through the last of each, which alone costs more than polling dozens of meters.
+//!
 //! A broken broker is no error here: librdkafka tries again by itself for as long as it takes. Nor are files
 //! that cannot be read: the producer is made as soon as they can, and until then the spool holds the records.
 
@@ -40,8 +43,9 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::RDKafkaErrorCode,
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, Producer as _, PurgeConfig, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig},
 };
+use tokio::sync::Notify;
 
 use self::{
     context::{Context, is_final, sentence},
@@ -64,13 +68,22 @@ const LINGER: &str = "20";
 /// large as a whole, and the good records in it would be set aside along with what made it so.
 const BATCH: &str = "32768";
 
-type Inner = ThreadedProducer<Context>;
+/// How soon after a message was sent it is heard what became of it; twice as long each time in vain.
+const HEAR: Duration = Duration::from_millis(5);
+/// The longest pause while something is on its way.
+const HEAR_AT_LAST: Duration = Duration::from_millis(100);
+/// How often librdkafka is heard while nothing is on its way: it may still have errors to tell.
+const HEAR_IDLE: Duration = Duration::from_secs(1);
+
+type Inner = Arc<BaseProducer<Context>>;
 
 /// A producer of one topic.
 pub struct KafkaProducer {
     shared: Arc<Shared>,
     /// Replaces the producer; ends with this value.
     keeper: tokio::task::JoinHandle<()>,
+    /// Hears the producer; ends with this value.
+    hearer: tokio::task::JoinHandle<()>,
 }
 
 struct Shared {
@@ -80,6 +93,8 @@ struct Shared {
     topic: Topic,
     context: Context,
     state: Mutex<State>,
+    /// Something was sent.
+    sent: Notify,
 }
 
 /// Which producer there is.
@@ -134,10 +149,12 @@ impl KafkaProducer {
             client: client.to_owned(),
             topic: Topic::new(&output.topic, output.create_topic),
             state: Mutex::new(State::Replacing),
+            sent: Notify::new(),
         });
         shared.make(State::Running);
         Self {
             keeper: tokio::spawn(keep(shared.clone())),
+            hearer: tokio::spawn(hear(shared.clone())),
             shared,
         }
     }
@@ -146,6 +163,7 @@ impl KafkaProducer {
 impl Drop for KafkaProducer {
     fn drop(&mut self) {
         self.keeper.abort();
+        self.hearer.abort();
     }
 }
 
@@ -163,7 +181,10 @@ impl Shared {
             .and_then(|settings| {
                 let context = self.context.of_a_new_producer();
                 match config(&settings, &self.client).create_with_context(context) {
-                    Ok(inner) => Ok(Made { inner, settings }),
+                    Ok(inner) => Ok(Made {
+                        inner: Arc::new(inner),
+                        settings,
+                    }),
                     Err(error) => Err(self.access.explain_unusable(&error.to_string())),
                 }
             });
@@ -209,6 +230,41 @@ fn give_back(old: &Inner) {
         old.purge(PurgeConfig::default().queue().inflight());
         // Running out of time is what the loop is for.
         let _ = old.flush(FLUSH);
+    }
+}
+
+/// Hears what became of messages, and what else there is to tell: soon after they were sent, and then less and
+/// less often while nothing comes. Nothing here waits, so it may run among the tasks that poll meters.
+async fn hear(shared: Arc<Shared>) {
+    let mut pause = HEAR;
+    loop {
+        let inner = shared.lock().made().map(|made| made.inner.clone());
+        let on_their_way = inner.map_or(0, |inner| {
+            let before = inner.in_flight_count();
+            let mut left = before;
+            loop {
+                inner.poll(Duration::ZERO);
+                let now = inner.in_flight_count();
+                if now >= left {
+                    break;
+                }
+                left = now;
+            }
+            pause = if left < before {
+                HEAR
+            } else {
+                (pause * 2).min(HEAR_AT_LAST)
+            };
+            left
+        });
+        if on_their_way > 0 {
+            tokio::time::sleep(pause).await;
+        } else {
+            pause = HEAR;
+            // Running out of time is one of two ways to go on.
+            let _ = tokio::time::timeout(HEAR_IDLE, shared.sent.notified()).await;
+            tokio::time::sleep(HEAR).await;
+        }
     }
 }
 
@@ -348,6 +404,7 @@ impl Producer for KafkaProducer {
             record.headers(headers(&message.headers))
         };
         let Err((error, _)) = made.inner.send(record) else {
+            self.shared.sent.notify_one();
             return Ok(());
         };
         openings.failed(message.partition);
