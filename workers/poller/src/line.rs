@@ -273,7 +273,11 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         let Some(client) = &mut self.client else {
             return Err(ReadError::Connection("there is no connection".to_owned()));
         };
-        if let Some(next) = self.last.and_then(|last| last.checked_add(self.pause.max(pause))) {
+        let pause = self.pause.max(pause);
+        // Not for a pause of none: timers count in milliseconds, rounded up, and each request would wait for one.
+        if !pause.is_zero()
+            && let Some(next) = self.last.and_then(|last| last.checked_add(pause))
+        {
             sleep_until(next).await;
         }
         let started = Instant::now();
