@@ -74,7 +74,8 @@ impl Reading {
         for (name, value) in &self.values {
             out.push(',');
             let _ = write_json_string(out, name);
-            let _ = write!(out, ":{value}");
+            out.push(':');
+            value.write_json(out);
         }
         if !self.bad.is_empty() {
             out.push_str(",\"bad\":{");

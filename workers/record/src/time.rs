@@ -31,10 +31,31 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // jiff's range is far wider than any clock's; beyond it the number itself is the best answer.
-        match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(t) => write!(f, "{t:.3}"),
-            Err(_) => write!(f, "{}", self.0),
+        let Ok(t) = jiff::Timestamp::from_millisecond(self.0) else {
+            return write!(f, "{}", self.0);
+        };
+        let civil = jiff::tz::Offset::UTC.to_datetime(t);
+        if !(0..=9999).contains(&civil.year()) {
+            return write!(f, "{t:.3}");
         }
+        // Two of them stand in every record: the digits are put in their places, with no formatting in between.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (at, digits, number) in [
+            (0, 4, i32::from(civil.year())),
+            (5, 2, i32::from(civil.month())),
+            (8, 2, i32::from(civil.day())),
+            (11, 2, i32::from(civil.hour())),
+            (14, 2, i32::from(civil.minute())),
+            (17, 2, i32::from(civil.second())),
+            (20, 3, i32::from(civil.millisecond())),
+        ] {
+            let mut left = number.unsigned_abs();
+            for place in text.iter_mut().skip(at).take(digits).rev() {
+                *place += (left % 10) as u8;
+                left /= 10;
+            }
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -71,6 +92,8 @@ mod tests {
             (0, "1970-01-01T00:00:00.000Z"),
             (1_795_213_200_123, "2026-11-20T22:20:00.123Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (253_402_207_200_999, "9999-12-30T22:00:00.999Z"),
         ] {
             assert_eq!(Timestamp(millis).to_string(), text);
             assert_eq!(text.parse(), Ok(Timestamp(millis)));
@@ -86,6 +109,14 @@ mod tests {
                 .to_string()
                 .contains("RFC 3339")
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn writes_what_jiff_writes(millis in -99_999_999_999_999i64..=253_402_207_200_000) {
+            let jiff = jiff::Timestamp::from_millisecond(millis).unwrap();
+            proptest::prop_assert_eq!(Timestamp(millis).to_string(), format!("{jiff:.3}"));
+        }
     }
 
     #[test]
