@@ -93,7 +93,7 @@ mod tests {
             (1_795_213_200_123, "2026-11-20T22:20:00.123Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
-            (253_402_207_200_999, "9999-12-30T22:00:00.999Z"),
+            (253_402_207_199_999, "9999-12-30T21:59:59.999Z"),
         ] {
             assert_eq!(Timestamp(millis).to_string(), text);
             assert_eq!(text.parse(), Ok(Timestamp(millis)));
@@ -113,7 +113,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn writes_what_jiff_writes(millis in -99_999_999_999_999i64..=253_402_207_200_000) {
+        fn writes_what_jiff_writes(millis in -99_999_999_999_999i64..=253_402_207_199_999) {
             let jiff = jiff::Timestamp::from_millisecond(millis).unwrap();
             proptest::prop_assert_eq!(Timestamp(millis).to_string(), format!("{jiff:.3}"));
         }
