@@ -62,6 +62,16 @@ pub enum Outcome {
     Broken,
 }
 
+/// Waits until `pause` has passed since the last answer. Not for a pause of none: timers count in milliseconds,
+/// rounded up, and each request would wait for one.
+async fn keep_pause(last: Option<Instant>, pause: Duration) {
+    if !pause.is_zero()
+        && let Some(next) = last.and_then(|last| last.checked_add(pause))
+    {
+        sleep_until(next).await;
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -198,9 +208,7 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         if self.connected().await.is_ok()
             && let Some(client) = &mut self.client
         {
-            if let Some(next) = self.last.and_then(|last| last.checked_add(self.pause)) {
-                sleep_until(next).await;
-            }
+            keep_pause(self.last, self.pause).await;
             self.owed = true;
             let (mut before, mut spent, mut timed_out) = (Instant::now(), false, false);
             let (sent, cost, observer) = (before, &mut self.cost, &self.observer);
@@ -273,13 +281,7 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         let Some(client) = &mut self.client else {
             return Err(ReadError::Connection("there is no connection".to_owned()));
         };
-        let pause = self.pause.max(pause);
-        // Not for a pause of none: timers count in milliseconds, rounded up, and each request would wait for one.
-        if !pause.is_zero()
-            && let Some(next) = self.last.and_then(|last| last.checked_add(pause))
-        {
-            sleep_until(next).await;
-        }
+        keep_pause(self.last, self.pause.max(pause)).await;
         let started = Instant::now();
         // Whoever cancels this leaves an answer outstanding.
         self.owed = true;
