@@ -110,5 +110,7 @@ const DECIMAL: &str = "\"type\":\"bytes\",\"name\":\"org.apache.kafka.connect.da
     \"parameters\":{\"scale\":\"0\",\"connect.decimal.precision\":\"20\"}";
 
 fn field(out: &mut String, name: &str, kind: &str, optional: bool) {
-    let _ = write!(out, "{{\"field\":\"{name}\",{kind},\"optional\":{optional}}},");
+    out.push_str("{\"field\":");
+    let _ = write_json_string(out, name);
+    let _ = write!(out, ",{kind},\"optional\":{optional}}},");
 }

@@ -140,6 +140,15 @@ fn connect_json_carries_its_schema() {
     assert!(text(&encoded).starts_with(&format!("{{\"schema\":{schema},")));
 }
 
+/// Found by fuzzing.
+#[test]
+fn connect_json_is_json_whatever_a_field_is_called() {
+    let json = STORED.replace("voltage_l1_n", "a\\\\}b\\\"c");
+    let (encoded, _) = encode(&mut Encoder::new(&config("connect-json")), &json);
+    let record = Record::parse(&encoded.payload).unwrap();
+    assert_eq!(record.fields[1], ("a\\}b\"c".to_owned(), Value::Float(229.8)));
+}
+
 #[test]
 fn avro_is_framed_and_in_the_order_of_the_schema() {
     let mut encoder = Encoder::new(&config("avro"));
