@@ -346,6 +346,8 @@ impl Meter {
                     if !goes_on {
                         return Err(Halt::Ended(verdict, cause));
                     }
+                    // It may be gone: whatever else is asked of it is asked once.
+                    run.terms.retries = 0;
                 }
             }
         }
@@ -358,6 +360,8 @@ impl Meter {
         }
         if exception.says_not_here() {
             self.learned.refused(&mut run.asking, cause, now);
+        } else if exception.is_busy() {
+            self.learned.busy(&mut run.asking, now);
         } else {
             self.learned.failed(&mut run.asking, cause, now);
         }

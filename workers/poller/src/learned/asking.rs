@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     Span(NamedRange),
     /// To see whether a quarantined part can be read again.
     Retry(usize),
+    /// To see whether as much can be read at a time.
+    Length,
 }
 
 /// A poll's questions.
@@ -35,6 +37,8 @@ pub struct Asking {
     /// How far in the plan it is.
     at: usize,
     firm: usize,
+    /// How many requests of the plan are asked in any case.
+    sure: usize,
     extra: VecDeque<(ReadRequest, Purpose)>,
     /// Whether the current question is the first of `extra`, rather than of the plan.
     beyond: bool,
@@ -120,11 +124,12 @@ impl Learned {
             plan: self.plan.clone(),
             at: 0,
             firm: self.firm,
+            sure: self.sure,
             extra: VecDeque::new(),
             beyond: false,
             budget: BUDGET,
             // Where all is under suspicion there is nobody to wait for it, and the unit answers for itself.
-            timeouts: self.firm == 0 || allowance.timeouts && self.pace.left(now).is_none(),
+            timeouts: self.sure == 0 || allowance.timeouts && self.pace.left(now).is_none(),
             silences: 0,
             good: false,
             answered: false,
@@ -143,8 +148,14 @@ impl Learned {
     /// What is tried again in this poll: one thing, the longest due.
     fn due_retry(&self, asking: &Asking, now: Instant) -> Option<(ReadRequest, Purpose)> {
         let due = |part: &&Quarantined| part.until <= now && (asking.timeouts || !part.silent);
+        // Where all is refused, whoever was first would hide that the others are fine again.
+        let turn = |part: usize| {
+            let all = self.is_all_quarantined();
+            let count = self.parts.list.len().max(1);
+            all.then(|| (part + count - self.turn % count) % count)
+        };
         let parts = self.quarantine.iter().filter(|(_, part)| due(part));
-        if let Some((&part, _)) = parts.min_by_key(|(_, part)| part.until) {
+        if let Some((&part, _)) = parts.min_by_key(|(at, part)| (turn(**at), part.until)) {
             let careful = self.requests(&[part]).into_iter().next()?;
             let is_even = !self.map.limits.even_count || is_bits(careful.function) || careful.count % 2 == 0;
             if is_even {
@@ -163,7 +174,7 @@ impl Learned {
 
     fn expire(&mut self, now: Instant) {
         let (lengths, blocks, cuts) = (self.longest.len(), self.blocks.len(), self.cuts.len());
-        self.longest.retain(|_, (_, until)| *until > now);
+        self.longest.retain(|_, longest| longest.until > now);
         self.blocks.retain(|(_, until)| *until > now);
         // What cannot be tried again by one read is tried by the plan.
         let hopeless: Vec<Cut> = self
@@ -185,9 +196,7 @@ impl Learned {
             let longest = self.accepted.entry(request.function).or_default();
             *longest = (*longest).max(request.count);
             if !self.suspects.is_empty() {
-                let before = self.suspects.len();
-                self.suspects.retain(|suspect| !range.contains(&suspect.range));
-                self.changed |= self.suspects.len() < before;
+                self.clear(range);
                 if !self.suspects.iter().any(|suspect| suspect.silent) {
                     self.pace.succeeded();
                 }
@@ -205,6 +214,7 @@ impl Learned {
         match purpose {
             Purpose::Read => {}
             Purpose::Span(at) => self.spanned(at, now),
+            Purpose::Length => self.tried_length(asking, true),
             Purpose::Retry(_) if self.is_all_quarantined() => self.forget(),
             Purpose::Retry(part) => {
                 self.quarantine.remove(&part);
@@ -233,8 +243,17 @@ impl Learned {
         match (asking.purpose(), asking.request().cloned()) {
             (Purpose::Read, Some(request)) => asking.failed.push((request, cause)),
             (Purpose::Retry(part), _) => self.renew(part, cause, now),
-            _ => {}
+            (Purpose::Length, _) => self.tried_length(asking, false),
+            // Not again in this poll.
+            _ => asking.budget = 0,
         }
+        self.next(asking, now);
+    }
+
+    /// The unit has no time for the current question, which says nothing about what is asked for.
+    pub fn busy(&mut self, asking: &mut Asking, now: Instant) {
+        (asking.answered, asking.asked) = (true, true);
+        asking.budget = 0;
         self.next(asking, now);
     }
 
@@ -289,16 +308,24 @@ impl Learned {
 
     /// Goes to the next question that may be asked.
     fn settle(&mut self, asking: &mut Asking, now: Instant) {
-        if asking.at < asking.firm || asking.timeouts && asking.at < asking.plan.requests.len() {
+        if asking.at < asking.sure || asking.timeouts && asking.at < asking.plan.requests.len() {
             asking.beyond = false;
             return;
         }
         asking.beyond = true;
-        if asking.extra.is_empty()
-            && asking.budget > 0
-            && !self.cuts.is_empty()
-            && let Some(ask) = self.decide(asking, now)
-        {
+        if !asking.extra.is_empty() || asking.budget == 0 {
+            return;
+        }
+        let mut ask = None;
+        if !self.cuts.is_empty() {
+            ask = self.decide(asking, now);
+        }
+        if ask.is_none() && !self.longest.is_empty() {
+            ask = self
+                .longer(asking.timeouts)
+                .map(|request| (request, Purpose::Length));
+        }
+        if let Some(ask) = ask {
             asking.budget -= 1;
             asking.extra.push_back(ask);
         }
@@ -309,7 +336,14 @@ impl Learned {
             (Purpose::Read, Some(request)) => self.bisect(asking, &request, cause, silent, now),
             (Purpose::Span(at), _) => self.keep_cut(at, now),
             (Purpose::Retry(part), _) => self.renew(part, cause, now),
+            (Purpose::Length, _) => self.tried_length(asking, false),
             _ => {}
+        }
+    }
+
+    fn tried_length(&mut self, asking: &Asking, answered: bool) {
+        if let Some(request) = asking.request() {
+            self.tried(request, answered);
         }
     }
 
@@ -325,6 +359,7 @@ impl Learned {
                 at: between,
                 block: range,
                 sure_until: None,
+                silent,
             });
             let (before, after) = parts.split_at(at.min(parts.len()));
             [self.requests(before), self.requests(after)].concat()
@@ -389,8 +424,9 @@ impl Learned {
         }
     }
 
-    /// Everything is refused: one part is tried again soon.
+    /// Everything is refused: one part is tried again soon, the next one.
     fn postpone(&mut self, now: Instant) {
+        self.turn = self.turn.wrapping_add(1);
         let until = self.retry(0, RETRY_ALL, now);
         for quarantined in self.quarantine.values_mut() {
             quarantined.until = until;
@@ -414,6 +450,27 @@ impl Learned {
         self.accepted.clear();
         self.suspects.clear();
         self.changed = true;
+    }
+
+    /// A range was read: what of it was under suspicion is so no more.
+    fn clear(&mut self, range: NamedRange) {
+        let before = self.suspects.len();
+        let mut trimmed = false;
+        self.suspects.retain_mut(|suspect| {
+            let old = suspect.range;
+            if old.overlaps(&range) {
+                // The plan may have changed meanwhile, so that no request reads all of it.
+                if range.start <= old.start {
+                    suspect.range.start = range.end.min(old.end);
+                }
+                if range.end >= old.end {
+                    suspect.range.end = range.start.max(suspect.range.start);
+                }
+                trimmed |= suspect.range != old;
+            }
+            suspect.range.start < suspect.range.end
+        });
+        self.changed |= trimmed || self.suspects.len() < before;
     }
 
     /// Takes note of a block that was silent or failed; returns how often it was so in a row.

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::{
     Learned, RETRY, RETRY_LENGTH,
     asking::{Asking, Purpose},
+    length::Longest,
 };
 
 /// A place that no request spans.
@@ -17,6 +18,8 @@ pub(super) struct Cut {
     pub block: NamedRange,
     /// Until when it is sure that this place cannot be spanned; `None` while nothing is.
     pub sure_until: Option<Instant>,
+    /// Whether it was refused by silence.
+    pub silent: bool,
 }
 
 /// What is to become of a cut.
@@ -75,7 +78,7 @@ impl Learned {
             || self
                 .longest
                 .get(&cut.at.function)
-                .is_some_and(|&(most, _)| u32::from(most) < length)
+                .is_some_and(|longest| u32::from(longest.most) < length)
         {
             return Fate::Drop;
         }
@@ -152,7 +155,15 @@ impl Learned {
         let function = cut.at.function;
         if let Some(&most) = self.accepted.get(&function) {
             let until = self.retry(u64::from(most), RETRY_LENGTH, now);
-            self.longest.insert(function, (most, until));
+            let longest = Longest {
+                most,
+                until,
+                refused: u16::try_from(cut.block.end - cut.block.start).unwrap_or(u16::MAX),
+                block: cut.block,
+                silent: cut.silent,
+            };
+            self.longest.insert(function, longest);
+            self.changed = true;
         }
         self.drop_cut(cut);
     }

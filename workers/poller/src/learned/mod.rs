@@ -9,17 +9,20 @@
 //!    do not all come at once.
 //! 3. A cut whose block holds something quarantined has served its purpose and goes. Where both halves are good,
 //!    the parts on either side of the cut are read together: refused, it is the gap between them, and the cut is
-//!    kept; answered, it is the **length**, and the longest that was answered is the most from now on. Both are tried
-//!    again like a quarantined part. See [`cuts`].
+//!    kept; answered, it is the **length**. The longest that was answered is the most from now on, and between that
+//!    and the shortest that was refused the limit is searched for. Both are tried again like a quarantined part. See
+//!    [`cuts`] and [`length`].
 //! 4. A block that is **silent**, or fails with another exception, while the meter answers others, is taken for
 //!    refused when it has been so repeatedly. Silence costs a timeout and the connection, so the suspect is asked
 //!    last, once in a poll at most, with pauses that double, and only when the line has time; the others do not
-//!    wait for it.
+//!    wait for it. What was silent while nothing else was answered is asked after the others, and no suspect yet:
+//!    it may have been the unit, or the line.
 //! 5. Where everything is refused, that is no bad register but the wrong map, the wrong unit or a meter that is not
-//!    ready: one part is tried again after a minute, and when it answers all is forgotten.
+//!    ready: one part is tried again after a minute, each in its turn, and when it answers all is forgotten.
 
 mod asking;
 mod cuts;
+mod length;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -37,7 +40,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
 pub use self::asking::{Allowance, Asking};
-use self::{cuts::Cut, parts::Parts};
+use self::{cuts::Cut, length::Longest, parts::Parts};
 use crate::backoff::{Backoff, Policy};
 
 /// How long something refused is not asked for again, give or take a tenth.
@@ -107,7 +110,7 @@ pub struct Learned {
     cuts: Vec<Cut>,
     /// Ranges that cannot be cut and are not read whole, and until when.
     blocks: Vec<(NamedRange, Instant)>,
-    longest: BTreeMap<Function, (u16, Instant)>,
+    longest: BTreeMap<Function, Longest>,
     /// The longest read that was answered.
     accepted: BTreeMap<Function, u16>,
     suspects: Vec<Suspect>,
@@ -115,6 +118,10 @@ pub struct Learned {
     plan: Arc<ReadPlan>,
     /// How many requests of the plan are above suspicion; they come first.
     firm: usize,
+    /// How many are asked in any case: those, and what was silent when nothing else was answered either.
+    sure: usize,
+    /// Which part is tried again where all are quarantined: each in its turn.
+    turn: usize,
     changed: bool,
 }
 
@@ -129,6 +136,8 @@ impl Learned {
             seed: hasher.finish(),
             parts: Parts::of(&map),
             firm: plan.requests.len(),
+            sure: plan.requests.len(),
+            turn: 0,
             plan: Arc::new(plan),
             map,
             cost,
@@ -202,7 +211,7 @@ impl Learned {
     pub fn longest(&self) -> impl Iterator<Item = (Function, u16)> {
         self.longest
             .iter()
-            .map(|(&function, &(longest, _))| (function, longest))
+            .map(|(&function, longest)| (function, longest.most))
     }
 
     /// Calls `out` with the values that are left out, or in a block that is not asked for at the moment, and why.
@@ -212,7 +221,7 @@ impl Learned {
                 out(value, &quarantined.cause);
             }
         }
-        for request in self.plan.requests.iter().skip(self.firm) {
+        for request in self.plan.requests.iter().skip(self.sure) {
             let range = request.range();
             if let Some(suspect) = self
                 .suspects
@@ -296,13 +305,19 @@ impl Learned {
     fn replan(&mut self) {
         self.changed = false;
         let mut plan = self.within(&self.wanted(), &self.constraints());
-        let silent = |request: &ReadRequest| {
+        // What is read no more, or was read meanwhile but for a gap, is no matter of suspicion.
+        let ranges: Vec<NamedRange> = plan.requests.iter().map(ReadRequest::range).collect();
+        self.suspects
+            .retain(|suspect| ranges.iter().any(|range| range.overlaps(&suspect.range)));
+        let doubt = |request: &ReadRequest| {
             let range = request.range();
-            let mut suspects = self.suspects.iter().filter(|suspect| suspect.silent);
-            suspects.any(|suspect| suspect.range.overlaps(&range))
+            let suspects = self.suspects.iter().filter(|suspect| suspect.silent);
+            let times = suspects.filter(|suspect| suspect.range.overlaps(&range));
+            times.map(|suspect| 1 + suspect.times.min(1)).max().unwrap_or(0)
         };
-        plan.requests.sort_by_key(silent);
-        self.firm = plan.requests.iter().filter(|request| !silent(request)).count();
+        plan.requests.sort_by_key(doubt);
+        self.firm = plan.requests.iter().filter(|request| doubt(request) == 0).count();
+        self.sure = plan.requests.iter().filter(|request| doubt(request) <= 1).count();
         self.plan = Arc::new(plan);
     }
 

@@ -84,6 +84,7 @@ impl Bench {
                 self.learned.plan.clone(),
                 self.learned.quarantine.len(),
                 self.learned.cuts.clone(),
+                self.learned.longest.clone(),
             );
             same = if last.as_ref() == Some(&state) {
                 same + 1
@@ -192,8 +193,8 @@ fn the_longest_read_is_learned_and_tried_again_later() {
     };
     let mut bench = Bench::new(row(100), device);
     bench.settle(SECOND, 10);
-    assert_eq!(bench.learned.longest().map(|it| it.1).collect::<Vec<_>>(), [25]);
-    assert_eq!((bench.poll().len(), bench.asked.len()), (100, 4));
+    assert_eq!(bench.learned.longest().map(|it| it.1).collect::<Vec<_>>(), [40]);
+    assert_eq!((bench.poll().len(), bench.asked.len()), (100, 3));
     bench.device.most = None;
     bench.now += RETRY_LENGTH * 2;
     bench.poll();
@@ -308,6 +309,72 @@ fn a_block_that_fails_again_and_again_is_bisected_too() {
     assert_eq!(bench.left_out(), [5].into());
 }
 
+#[test]
+fn each_part_is_tried_in_its_turn_where_all_was_refused() {
+    let mut bench = Bench::new(row(4), bad(&[0, 1, 2, 3]));
+    bench.poll();
+    assert_eq!(bench.left_out().len(), 4);
+    // It was not ready, and now all is fine but for the first.
+    bench.device.bad = [0].into();
+    for _ in 0..6 {
+        bench.now += RETRY_ALL.mul_f64(1.2);
+        bench.poll();
+    }
+    assert_eq!(bench.left_out(), [0].into());
+}
+
+#[test]
+fn a_suspicion_does_not_outlive_the_request_it_was_about() {
+    let mut values: Vec<_> = (0..4).chain(30..34).map(|at| (at, 1)).collect();
+    values.push((300, 1));
+    let mut bench = Bench::new(map(&values), bad(&[2]));
+    bench.device.silent = true;
+    bench.poll();
+    bench.poll();
+    assert!(!bench.learned.suspects.is_empty() && bench.learned.firm == 1);
+    // It was an accident, and the next plan does not read the gap along.
+    bench.device = Device::default();
+    bench.learned.set_cost(CostModel {
+        round_trip_micros: 20,
+        register_micros: 20,
+        pause_micros: 0,
+    });
+    bench.now += 10 * SECOND;
+    bench.poll();
+    assert_eq!(bench.poll().len(), 9);
+    assert!(bench.learned.is_plain(), "{:?}", bench.learned.suspects);
+    assert_eq!(bench.learned.firm, 3);
+}
+
+#[test]
+fn a_block_that_was_silent_with_the_unit_is_asked_even_where_there_is_no_time_for_timeouts() {
+    let mut bench = Bench::new(map(&[(0, 1), (300, 1)]), Device::default());
+    let none = Allowance { timeouts: false };
+    let mut asking = bench.learned.begin(none, bench.now);
+    assert!(!bench.learned.silent(&mut asking, "no answer".into(), bench.now));
+    bench.learned.finish(asking, bench.now);
+    let mut asking = bench.learned.begin(none, bench.now);
+    let mut order = Vec::new();
+    while let Some(request) = asking.request() {
+        order.push((request.address, asking.is_firm()));
+        bench.learned.answered(&mut asking, bench.now);
+    }
+    assert_eq!(order, [(300, true), (0, false)]);
+}
+
+#[test]
+fn a_busy_unit_teaches_nothing() {
+    let mut bench = Bench::new(map(&[(0, 1), (1, 1), (300, 1)]), Device::default());
+    for _ in 0..10 {
+        let mut asking = bench.learned.begin(Allowance { timeouts: true }, bench.now);
+        bench.learned.busy(&mut asking, bench.now);
+        bench.learned.answered(&mut asking, bench.now);
+        assert_eq!(asking.request(), None);
+        bench.learned.finish(asking, bench.now);
+    }
+    assert!(bench.learned.is_plain());
+}
+
 /// Values, and far away one that is always good.
 fn values() -> impl Strategy<Value = Vec<(u16, u16)>> {
     prop::collection::vec((0u16..6, prop::sample::select(vec![1u16, 1, 2, 4])), 1..30).prop_map(|list| {
@@ -326,6 +393,24 @@ fn values() -> impl Strategy<Value = Vec<(u16, u16)>> {
 }
 
 proptest! {
+    #[test]
+    fn the_exact_limit_is_found_within_six_polls(count in 2u16..125, limit in 1u16..125, even in any::<bool>()) {
+        let mut map = row(count);
+        map["limits"] = serde_json::json!({"evenRegisterCount": even});
+        let limit = if even { limit.max(2) & !1 } else { limit };
+        let mut bench = Bench::new(map, Device { most: Some(limit), ..Device::default() });
+        for _ in 0..6 {
+            bench.poll();
+            bench.now += SECOND;
+            prop_assert!(bench.asked.len() <= usize::from(count.div_ceil(limit)) * 3 + BUDGET as usize);
+        }
+        prop_assert_eq!(bench.poll().len(), usize::from(count));
+        let learned: Vec<u16> = bench.learned.longest().map(|it| it.1).collect();
+        let expected = if limit < count { vec![limit] } else { vec![] };
+        prop_assert_eq!(learned, expected);
+        prop_assert_eq!(bench.asked.len(), usize::from(count.div_ceil(limit)));
+    }
+
     #[test]
     fn every_good_value_is_read_the_bad_ones_alone_are_left_out_and_all_heals(
         values in values(), bad in prop::collection::btree_set(0u16..120, 0..6),
