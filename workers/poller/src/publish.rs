@@ -7,6 +7,9 @@
 //! 3. It fills its [`Window`] from the spool and sends what is unsent, until the producer takes no more. Then
 //!    it hears deliveries first, since one of them may say that an earlier record is to be sent again.
 //!
+//! A backlog is read and sent in turns of [`TURN`] records, between which other tasks of the thread run: the polls
+//! must not wait for it.
+//!
 //! Where the producer says that the topic has no such partition any more, the publisher hears what is on its way
 //! and begins again with 1: a topic that was made anew with fewer partitions must not stop it.
 //!
@@ -21,6 +24,7 @@ use corrente_record::partition::partition;
 use corrente_runtime::broker::{Delivery, Outcome, Outgoing, Producer, SendError};
 use tokio::{
     sync::mpsc::UnboundedReceiver,
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -33,6 +37,10 @@ use crate::{
     window::{Window, WindowLimits},
 };
 
+/// How many records are read, and how many are sent, before others have their turn.
+const TURN: usize = 256;
+/// How many bytes are read from the spool in a turn; a single longer record is let through.
+const TURN_BYTES: usize = 256 * 1024;
 /// How long a full producer queue is given before it is tried again.
 const QUEUE_PAUSE: Duration = Duration::from_millis(50);
 /// How long a topic that is not what it was is given before its partitions are asked for again.
@@ -69,6 +77,17 @@ impl Trouble {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How sending ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    /// There is nothing to send at the moment.
+    Done,
+    /// The producer takes no more.
+    QueueFull,
+    /// The turn was over.
+    TurnOver,
 }
 
 /// The publisher of one spool to one topic.
@@ -136,9 +155,9 @@ impl<'a, P: Producer> Publisher<'a, P> {
                 self.settle(delivery);
             }
             let more = self.fill();
-            let queue_full = self.send();
+            let sending = self.send();
             if let Some(seq) = self.window.advance() {
-                self.spool.lock().acknowledge(seq);
+                self.spool.acknowledge(seq);
             }
             if drain.is_cancelled() && self.window.is_empty() && !more {
                 return;
@@ -161,8 +180,12 @@ impl<'a, P: Producer> Publisher<'a, P> {
             let pause = self
                 .backoff
                 .left(now)
-                .or(queue_full.then_some(QUEUE_PAUSE))
-                .or((more && self.window.room().is_some()).then_some(Duration::ZERO));
+                .or((sending == Sending::QueueFull).then_some(QUEUE_PAUSE));
+            let goes_on = sending == Sending::TurnOver || (more && self.window.room().is_some());
+            if pause.is_none() && goes_on {
+                yield_now().await;
+                continue;
+            }
             tokio::select! {
                 delivery = self.deliveries.recv() => {
                     let Some(delivery) = delivery else { return };
@@ -219,6 +242,7 @@ impl<'a, P: Producer> Publisher<'a, P> {
         let Some((records, bytes)) = self.window.room() else {
             return true;
         };
+        let (records, bytes) = (records.min(TURN), bytes.min(TURN_BYTES));
         let read = self.spool.lock().read(self.read_to, records, bytes);
         match read {
             Ok(some) => {
@@ -238,20 +262,23 @@ impl<'a, P: Producer> Publisher<'a, P> {
         }
     }
 
-    /// Sends what may be sent; whether the producer's queue is full.
-    fn send(&mut self) -> bool {
+    /// Sends what may be sent, for one turn.
+    fn send(&mut self) -> Sending {
         if self.unsettled || self.backoff.left(Instant::now()).is_some() {
-            return false;
+            return Sending::Done;
         }
-        while let Some(record) = self.window.next_unsent() {
+        for _ in 0..TURN {
+            let Some(record) = self.window.next_unsent() else {
+                return Sending::Done;
+            };
             let seq = record.seq;
             let encoded = match self.formatter.format(&record.payload) {
                 Ok(encoded) => encoded,
-                Err(NotFormatted::Asking) => return false,
+                Err(NotFormatted::Asking) => return Sending::Done,
                 Err(NotFormatted::NoRegistry(reason)) => {
                     self.backoff.failed(Instant::now());
                     self.trouble.say(reason);
-                    return false;
+                    return Sending::Done;
                 }
                 Err(NotFormatted::Never(reason)) => {
                     self.set_aside(seq, &reason);
@@ -267,12 +294,12 @@ impl<'a, P: Producer> Publisher<'a, P> {
             };
             match self.producer.send(message) {
                 Ok(()) => self.window.sent(seq),
-                Err(SendError::QueueFull) => return true,
+                Err(SendError::QueueFull) => return Sending::QueueFull,
                 Err(SendError::NotNow(reason)) => {
                     tracing::warn!(reason, "the broker takes no records now");
                     self.backoff.failed(Instant::now());
                     self.trouble.say(reason);
-                    return false;
+                    return Sending::Done;
                 }
                 Err(SendError::Unsettled(reason)) => {
                     tracing::warn!(
@@ -281,12 +308,12 @@ impl<'a, P: Producer> Publisher<'a, P> {
                     );
                     self.unsettled = true;
                     self.trouble.say(reason);
-                    return false;
+                    return Sending::Done;
                 }
                 Err(SendError::Refused(reason)) => self.set_aside(seq, &reason),
             }
         }
-        false
+        Sending::TurnOver
     }
 
     fn hear_registry(&mut self, answer: Result<(), String>) {

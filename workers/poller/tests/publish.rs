@@ -9,7 +9,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -361,6 +364,63 @@ async fn a_broker_in_the_process_gets_every_record() {
     }
     seqs.sort_unstable();
     assert_eq!(seqs, (1..=300).collect::<Vec<_>>());
+}
+
+/// Stores everything at once, and notes at which count of another task's turns each record was sent.
+struct Watching {
+    turns: Arc<AtomicUsize>,
+    sent_at: Arc<Mutex<BTreeMap<usize, usize>>>,
+    deliveries: DeliverySender,
+}
+
+impl Producer for Watching {
+    async fn partitions(&self) -> Result<i32, BrokerError> {
+        Ok(3)
+    }
+
+    fn send(&self, message: Outgoing) -> Result<(), SendError> {
+        let turn = self.turns.load(Ordering::Relaxed);
+        *self.sent_at.lock().unwrap().entry(turn).or_default() += 1;
+        let outcome = Outcome::Stored;
+        let token = message.token;
+        self.deliveries.send(Delivery { token, outcome }).unwrap();
+        Ok(())
+    }
+
+    async fn flush(&self, _: Duration) {}
+}
+
+#[tokio::test]
+async fn the_tasks_beside_it_have_their_turns_while_a_backlog_goes_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    fill(&spool, 50, 100);
+    let (turns, sent_at) = (Arc::new(AtomicUsize::new(0)), Arc::default());
+    let beside = tokio::spawn({
+        let turns = turns.clone();
+        async move {
+            loop {
+                turns.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let (sender, deliveries) = mpsc::unbounded_channel();
+    let producer = Watching {
+        turns,
+        sent_at: Arc::clone(&sent_at),
+        deliveries: sender,
+    };
+    let trouble = Trouble::default();
+    let limits = WindowLimits::default();
+    Publisher::new(spool.clone(), producer, deliveries, "meters", &trouble, limits)
+        .run(CancellationToken::new())
+        .await_until(|| spool.lock().stats().pending == 0)
+        .await;
+    beside.abort();
+    let sent_at = sent_at.lock().unwrap();
+    assert_eq!(sent_at.values().sum::<usize>(), 5_000);
+    assert!(sent_at.values().all(|sent| *sent <= 256), "{sent_at:?}");
 }
 
 /// Runs a future that does not end until a condition holds.

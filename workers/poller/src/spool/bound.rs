@@ -4,10 +4,15 @@
 //! A disk that is full before the bound is reached is one more bound: what fitted so far is all that fits,
 //! until the broker takes records again. So the newest readings are kept, and the disk is not asked in vain each time.
 //!
-//! A segment goes only when the cursor that passes it is on disk. Otherwise a power loss could bring back an
-//! earlier cursor without the segments it needs, and what the broker has long stored would count as damaged.
+//! An acknowledged segment goes only when the cursor that passes it is on disk. Otherwise a power loss could bring back
+//! an earlier cursor without the segments it needs, and what the broker has long stored would count as lost. An
+//! eviction does not wait for the disk: whoever reads a meter waits for it. Where a power loss takes its count, the
+//! next open counts what is missing between the cursor and the oldest segment.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{Spool, segment};
 
@@ -51,45 +56,44 @@ impl Spool {
         self.cursor.evicted += lost;
         self.cursor.acknowledged = self.cursor.acknowledged.max(last);
         self.write_cursor();
-        self.sync_cursor();
-        self.delete_oldest();
+        if let Some(path) = self.let_go_of_oldest() {
+            remove(&path);
+        }
         true
     }
 
-    pub(super) fn delete_acknowledged(&mut self) {
-        let mut synced = false;
-        while let (Some(_), Some(next)) = (self.segments.front(), self.segments.get(1)) {
-            if next.first > self.cursor.acknowledged.saturating_add(1) || !next.durable {
-                break;
-            }
-            if !synced {
-                self.write_cursor();
-                self.sync_cursor();
-                synced = true;
-            }
-            self.delete_oldest();
+    /// Whether a segment is behind this seq, and may go once the cursor on disk has passed it.
+    pub(super) fn may_go(&self, acknowledged: u64) -> bool {
+        match (self.segments.front(), self.segments.get(1)) {
+            (Some(_), Some(next)) => next.durable && next.first <= acknowledged.saturating_add(1),
+            _ => false,
+        }
+    }
+
+    /// Lets go of the segments that are behind a seq which the cursor on disk has passed; their files.
+    pub(super) fn let_go(&mut self, acknowledged: u64) -> Vec<PathBuf> {
+        let mut gone = Vec::new();
+        while self.may_go(acknowledged) {
+            gone.extend(self.let_go_of_oldest());
             self.full_at = None;
             if self.burst > 0 {
                 tracing::warn!(evicted = self.burst, "the spool has room again");
                 self.burst = 0;
             }
         }
+        gone
     }
 
-    /// One small write to the disk for a whole segment. Where it fails, a power loss may cost a few counts.
-    fn sync_cursor(&self) {
-        if let Err(error) = self.cursor_file.sync() {
-            tracing::warn!(%error, "failed to sync the spool's cursor");
-        }
+    fn let_go_of_oldest(&mut self) -> Option<PathBuf> {
+        let oldest = self.segments.pop_front()?;
+        Some(segment::path(&self.dir, oldest.first))
     }
+}
 
-    fn delete_oldest(&mut self) {
-        if let Some(oldest) = self.segments.pop_front() {
-            let path = segment::path(&self.dir, oldest.first);
-            // Where it stays, the next open finds it behind the cursor and tries again.
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "failed to delete a segment of the spool");
-            }
-        }
+/// Deletes a segment's file.
+pub(super) fn remove(path: &Path) {
+    // Where it stays, the next open finds it behind the cursor and tries again.
+    if let Err(error) = fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "failed to delete a segment of the spool");
     }
 }

@@ -79,6 +79,12 @@ impl CursorFile {
         Ok((Self { file, generation }, cursor))
     }
 
+    /// Whether nothing was ever written to it, as far as it can be read.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.generation == 0
+    }
+
     /// Writes the cursor.
     ///
     /// # Errors
@@ -91,7 +97,7 @@ impl CursorFile {
         Ok(())
     }
 
-    /// Makes what was written survive a power loss.
+    /// Makes what was written survive a power loss. Waits for the disk.
     ///
     /// # Errors
     /// Where the disk does not take it.

@@ -9,7 +9,8 @@
 //! 4. [`Spool::read`] gives records in order, **synced ones only**. A record that was published and then
 //!    lost by a power loss would have its seq given to another record, which the sink would take for a
 //!    repeat and drop. So nothing is published that is not on disk.
-//! 5. [`Spool::acknowledge`] moves the cursor; segments behind it are deleted.
+//! 5. [`Spool::acknowledge`] moves the cursor. The next sync brings it to the disk and deletes the segments behind it,
+//!    so that neither appending nor acknowledging waits for the disk.
 //!
 //! In the folder: `stream.json` ([`stream`]), `cursor` ([`cursor`]), `<first seq>.seg` (frames, see
 //! [`frame`]), `refused.jsonl` ([`refused`]) and `lock`. The newest segment is never deleted, and its name
@@ -35,7 +36,7 @@ use std::{
 
 use corrente_record::Reading;
 
-pub use self::sync::{SyncJob, Synced};
+pub use self::sync::{Removable, SyncJob, Synced};
 use self::{
     cursor::{Cursor, CursorFile},
     frame::Frame,
@@ -123,6 +124,8 @@ pub struct Spool {
     stream: Stream,
     cursor: Cursor,
     cursor_file: CursorFile,
+    /// How far the cursor in the file has got; behind [`Spool::cursor`] where it could not be written.
+    written: u64,
     /// Oldest first; never empty; the last is the one that is written to.
     segments: VecDeque<Segment>,
     active: File,
@@ -176,8 +179,15 @@ impl Spool {
         let next = last
             .map_or(named, |last| last.saturating_add(1))
             .max(after_cursor);
+        let written = cursor.acknowledged;
         if let Some(oldest) = segments.front() {
-            cursor.acknowledged = cursor.acknowledged.max(oldest.first.saturating_sub(1));
+            let before = oldest.first.saturating_sub(1);
+            // What is acknowledged is deleted behind a cursor that is on disk; what is evicted does not wait for it.
+            if !cursor_file.is_new() {
+                let missing = before.saturating_sub(cursor.acknowledged);
+                cursor.evicted = cursor.evicted.saturating_add(missing);
+            }
+            cursor.acknowledged = cursor.acknowledged.max(before);
         }
         let mut spool = Self {
             dir: dir.to_owned(),
@@ -185,6 +195,7 @@ impl Spool {
             stream,
             cursor,
             cursor_file,
+            written,
             segments,
             active,
             next,
@@ -200,8 +211,7 @@ impl Spool {
         // What a killed process had written may still be in memory only.
         segment::sync_all(dir, &spool.segments)?;
         spool.cursor_file.sync().map_err(io_error("sync", &cursor_path))?;
-        spool.finish_sync(spool.all_there_is());
-        spool.delete_acknowledged();
+        spool.finish_sync(spool.all_there_is()).remove();
         Ok(spool)
     }
 
@@ -273,13 +283,12 @@ impl Spool {
         read::read(self, after, max_records, max_bytes)
     }
 
-    /// Says that every record up to `seq` is dealt with.
+    /// Says that every record up to `seq` is dealt with. What need not be kept any more goes with the next sync.
     pub fn acknowledge(&mut self, seq: u64) {
         let seq = seq.min(self.next.saturating_sub(1));
         if seq > self.cursor.acknowledged {
             self.cursor.acknowledged = seq;
             self.write_cursor();
-            self.delete_acknowledged();
         }
     }
 
@@ -376,8 +385,9 @@ impl Spool {
 
     /// A cursor that cannot be written is only a cursor that is behind: records are sent again.
     fn write_cursor(&mut self) {
-        if let Err(error) = self.cursor_file.write(self.cursor) {
-            tracing::warn!(%error, "failed to write the spool's cursor");
+        match self.cursor_file.write(self.cursor) {
+            Ok(()) => self.written = self.cursor.acknowledged,
+            Err(error) => tracing::warn!(%error, "failed to write the spool's cursor"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! One spool for many tasks: the endpoints append, the publisher reads, and one task syncs.
 //!
-//! Appends and reads hold a lock for the few microseconds of a write into memory; a sync, which can take as
-//! long as the disk likes, runs on a thread of its own and without the lock.
+//! Appends, reads and acknowledgements hold a lock for the few microseconds of a write into memory; a sync and the
+//! deletion of what was acknowledged, which can take as long as the disk likes, run on a thread of their own and
+//! without the lock.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -51,6 +52,18 @@ impl SharedSpool {
         Ok(seq)
     }
 
+    /// Says that every record up to `seq` is dealt with; see [`Spool::acknowledge`].
+    pub fn acknowledge(&self, seq: u64) {
+        let may_go = {
+            let mut spool = self.lock();
+            spool.acknowledge(seq);
+            spool.may_go(seq)
+        };
+        if may_go {
+            self.written.notify_one();
+        }
+    }
+
     /// Waits until more records may be read. For one waiter.
     pub async fn readable(&self) {
         self.synced.notified().await;
@@ -67,7 +80,8 @@ impl SharedSpool {
             if let Some(job) = job {
                 let dir = spool.lock().dir.clone();
                 let done = job.run().map_err(super::io_error("sync", &dir))?;
-                spool.lock().finish_sync(done);
+                let removable = spool.lock().finish_sync(done);
+                removable.remove();
             }
             Ok(())
         });
@@ -77,7 +91,7 @@ impl SharedSpool {
         result
     }
 
-    /// Keeps the spool synced until dropped: soon after a record is written, and at most once per
+    /// Keeps the spool synced until dropped: soon after a record is written, or a segment was acknowledged, and at most once per
     /// `interval`. What came of each sync is given to `report`; one that failed is tried again.
     pub async fn keep_synced(&self, interval: Duration, report: impl Fn(Result<(), &SpoolError>)) {
         loop {

@@ -3,9 +3,10 @@
 use std::{
     fs::File,
     io::{self, ErrorKind},
+    path::PathBuf,
 };
 
-use super::{Spool, SpoolError, io_error, segment};
+use super::{Spool, SpoolError, bound, io_error, segment};
 
 impl Spool {
     /// Makes everything that was written survive a power loss.
@@ -15,7 +16,7 @@ impl Spool {
     pub fn sync(&mut self) -> Result<(), SpoolError> {
         if let Some(job) = self.begin_sync()? {
             let done = job.run().map_err(io_error("sync", &self.dir))?;
-            self.finish_sync(done);
+            self.finish_sync(done).remove();
         }
         Ok(())
     }
@@ -26,7 +27,10 @@ impl Spool {
     /// Where the process has no file handle left.
     pub fn begin_sync(&self) -> Result<Option<SyncJob>, SpoolError> {
         let upto = self.next.saturating_sub(1);
-        if upto <= self.synced && self.segments.iter().all(|segment| segment.durable) {
+        if upto <= self.synced
+            && self.segments.iter().all(|segment| segment.durable)
+            && !self.may_go(self.written)
+        {
             return Ok(None);
         }
         let mut files = vec![self.active.try_clone().map_err(io_error("open", &self.dir))?];
@@ -56,16 +60,30 @@ impl Spool {
         Synced {
             upto: self.newest_seq(),
             newest: self.newest().map_or(0, |newest| newest.first),
+            acknowledged: self.written,
         }
     }
 
-    /// The last step of a sync: what it covered is on disk.
-    pub fn finish_sync(&mut self, synced: Synced) {
+    /// The last step of a sync: what it covered is on disk. What need not be kept any more is to be removed, which
+    /// may take the disk a while and needs no access to the spool.
+    pub fn finish_sync(&mut self, synced: Synced) -> Removable {
         self.synced = self.synced.max(synced.upto);
         for segment in &mut self.segments {
             segment.durable |= segment.first <= synced.newest;
         }
-        self.delete_acknowledged();
+        Removable(self.let_go(synced.acknowledged))
+    }
+}
+
+/// Files that the spool has let go of.
+#[derive(Debug)]
+#[must_use = "the files stay until the spool is opened again"]
+pub struct Removable(Vec<PathBuf>);
+
+impl Removable {
+    /// Removes them.
+    pub fn remove(self) {
+        self.0.iter().for_each(|path| bound::remove(path));
     }
 }
 
@@ -84,6 +102,8 @@ pub struct Synced {
     /// The name of every segment up to this one. One that began while the sync ran may have the very next
     /// seq as its name, and the folder may have been synced before.
     newest: u64,
+    /// The cursor has passed every record up to this seq.
+    acknowledged: u64,
 }
 
 impl SyncJob {

@@ -166,7 +166,11 @@ fn acknowledged_segments_go_and_seq_is_never_given_twice() {
     let mut spool = open(&dir);
     fill(&mut spool, 50);
     spool.sync().unwrap();
+    let before = segments(&dir);
     spool.acknowledge(50);
+    // Who acknowledges does not wait for the disk.
+    assert_eq!(segments(&dir), before);
+    spool.sync().unwrap();
     assert_eq!(segments(&dir), 1);
     assert_eq!(spool.stats().pending, 0);
     for expected in 51..60 {
@@ -214,6 +218,82 @@ fn a_full_spool_evicts_the_oldest_and_counts_it() {
         spool.sync().unwrap();
         spool.acknowledge(spool.newest_seq());
     }
+    assert_eq!(spool.stats().evicted, stats.evicted);
+}
+
+/// Counts what is logged, by the first words of the message.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Log {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if ["message", "evicted"].contains(&field.name()) {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn evictions_are_logged_once_per_burst() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), limits(5000, 1000)).unwrap();
+    let log = Log::default();
+    tracing::subscriber::with_default(log.clone(), || {
+        for _ in 0..2 {
+            let before = spool.stats().evicted;
+            fill(&mut spool, 200);
+            let evicted = spool.stats().evicted - before;
+            assert!(evicted > 100, "many segments go: {evicted}");
+            let said = std::mem::take(&mut *log.0.lock().unwrap());
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(said[0].starts_with("the spool is full"), "{said:?}");
+            // The broker takes it all: there is room again, and what was lost is summed up.
+            spool.sync().unwrap();
+            spool.acknowledge(spool.newest_seq());
+            spool.sync().unwrap();
+            let said = std::mem::take(&mut *log.0.lock().unwrap());
+            assert_eq!(said, ["the spool has room again".to_owned(), evicted.to_string()]);
+        }
+    });
+}
+
+#[test]
+fn evictions_are_counted_though_a_power_loss_takes_the_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path(), limits(5000, 1000)).unwrap();
+    fill(&mut spool, 20);
+    spool.sync().unwrap();
+    spool.acknowledge(3);
+    spool.sync().unwrap();
+    let cursor = fs::read(dir.path().join("cursor")).unwrap();
+    fill(&mut spool, 100);
+    let stats = spool.stats();
+    assert!(stats.evicted > 0);
+    spool.sync().unwrap();
+    drop(spool);
+    // The deletions reached the disk, the cursor did not.
+    fs::write(dir.path().join("cursor"), cursor).unwrap();
+    let spool = Spool::open(dir.path(), limits(5000, 1000)).unwrap();
+    assert_eq!(spool.stats().evicted, stats.evicted);
+    drop(spool);
+    // Once.
+    let spool = Spool::open(dir.path(), limits(5000, 1000)).unwrap();
     assert_eq!(spool.stats().evicted, stats.evicted);
 }
 
@@ -345,7 +425,7 @@ fn a_segment_that_begins_during_a_sync_is_not_taken_for_synced() {
     }
     assert_eq!(spool.newest().unwrap().first, upto + 1);
     let done = job.run().unwrap();
-    spool.finish_sync(done);
+    spool.finish_sync(done).remove();
     assert_eq!((spool.synced, durable(&spool)), (upto, 1));
     fill(&mut spool, 1);
     spool.sync().unwrap();
@@ -417,6 +497,26 @@ async fn a_shared_spool_is_synced_soon_after_a_record_is_written() {
     task.abort();
 }
 
+#[tokio::test]
+async fn what_a_shared_spool_need_not_keep_goes_though_nothing_new_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    fill(&mut spool, 50);
+    spool.sync().unwrap();
+    let shared = shared::SharedSpool::new(spool);
+    let keeper = shared.clone();
+    let task = tokio::spawn(async move {
+        keeper
+            .keep_synced(std::time::Duration::from_millis(1), |result| result.unwrap())
+            .await;
+    });
+    shared.acknowledge(50);
+    while segments(&dir) > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    task.abort();
+}
+
 #[test]
 #[ignore = "needs root, to mount a small file system"]
 fn a_full_disk_costs_the_oldest_records_and_no_new_one() {
@@ -440,6 +540,7 @@ fn a_full_disk_costs_the_oldest_records_and_no_new_one() {
     // It settled below what is there: the disk is not asked in vain each time.
     assert!(spool.full_at.is_some());
     spool.acknowledge(3000);
+    spool.sync().unwrap();
     assert_eq!(spool.full_at, None, "there is room again");
     // Where nothing of the spool can make room, the reading is refused, and the next one is not.
     let mut hog = File::create(dir.path().join("hog")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{consume, drained, fill, open, output, publish, var, with_topic};
+use crate::support::{consume, drained, fill, open, output, publish, stored_by_a_sink, var, with_topic};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kafka broker: set CORRENTE_TEST_KAFKA to its host:port"]
@@ -61,19 +61,7 @@ async fn a_publisher_that_is_killed_sends_again_what_a_sink_recognises() {
     }
     assert!(kills > 1);
     let partitions = consume(&bootstrap, &topic, 5_000).await;
-    // What the sink does: at or below the highest seq of the stream in this partition is a repeat.
-    let mut stored = Vec::new();
-    for seqs in partitions.values() {
-        let mut highest = 0;
-        for &seq in seqs {
-            if seq > highest {
-                stored.push(seq);
-                highest = seq;
-            }
-        }
-    }
-    stored.sort_unstable();
-    assert_eq!(stored, (1..=5_000).collect::<Vec<_>>());
+    assert_eq!(stored_by_a_sink(&partitions), (1..=5_000).collect::<Vec<_>>());
     println!(
         "{kills} kills, {} repeats",
         partitions.values().flatten().count() - 5_000

@@ -160,6 +160,22 @@ pub async fn consume(bootstrap: &str, topic: &str, wanted: usize) -> BTreeMap<i3
     reading.await.unwrap()
 }
 
+/// What a sink stores of it: what is at or below the highest seq of the stream in its partition is a repeat to it.
+pub fn stored_by_a_sink(partitions: &BTreeMap<i32, Vec<u64>>) -> Vec<u64> {
+    let mut stored = Vec::new();
+    for seqs in partitions.values() {
+        let mut highest = 0;
+        for &seq in seqs {
+            if seq > highest {
+                stored.push(seq);
+                highest = seq;
+            }
+        }
+    }
+    stored.sort_unstable();
+    stored
+}
+
 pub fn admin(bootstrap: &str) -> AdminClient<DefaultClientContext> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", bootstrap);
