@@ -8,6 +8,7 @@ mod certificates;
 #[path = "../common/mod.rs"]
 mod common;
 mod each_fault;
+mod gateway;
 mod plant;
 mod read_only;
 mod recorder;

@@ -1,4 +1,4 @@
-//! One bad register costs one register, with real sockets.
+//! One bad register costs one register, and what a meter allows in one read is learned, with real sockets.
 
 use corrente_record::Quality;
 use corrente_simulator::{Effect, Fault, Faults};
@@ -54,4 +54,14 @@ async fn one_bad_register_costs_one_register() {
     );
     // One block, and the other around the bad register; not one request for each value.
     assert!(requests < 5.0, "{requests} requests a poll");
+}
+
+#[tokio::test]
+async fn what_a_meter_allows_in_one_read_is_learned() {
+    let (last, requests) = settled(Fault::new(Effect::Exception(3)).longer_than(6), Quality::Good).await;
+    assert_eq!(bad(&last).len(), 0);
+    assert!(
+        requests < ADDRESSES.len() as f64 / 2.0,
+        "{requests} requests a poll"
+    );
 }
