@@ -102,17 +102,21 @@ pub async fn hold(poller: &MeterPoller, pods: &[(String, &Pod)], context: &Conte
         },
     ))
     .await;
-    let mut held = asked.into_iter().flatten();
-    let (shard, trouble, waited) = held.next()?;
+    let mut held: Vec<_> = asked.into_iter().flatten().collect();
+    // By number, or the sentence would change with the order in which pods are known.
+    held.sort_by_key(|(shard, ..)| (shard.len(), *shard));
+    let more = held.len().saturating_sub(1);
+    let (shard, trouble, waited) = held.into_iter().next()?;
     if trouble.is_none() && waited < timing.patience {
         return Some(Hold {
             again: SOON,
             sentence: None,
         });
     }
-    let others = match held.count() {
+    let others = match more {
         0 => String::new(),
-        more => format!(", and so are those of {more} more shards"),
+        1 => ", and so does that of one more shard".to_owned(),
+        more => format!(", and so do those of {more} more shards"),
     };
     let why = trouble.map_or_else(String::new, |trouble| format!(" ({trouble})"));
     let (namespace, name) = (poller.namespace().unwrap_or_default(), poller.name_any());

@@ -61,10 +61,10 @@ impl Hold {
     }
 
     /// A unit that may be silent too was asked while the line was held, and did not answer: the gateway may turn to it
-    /// when it is done with the one before.
+    /// when it is done with the one before, and that may be when the question is given up.
     pub fn queue(&mut self, now: Instant) {
         self.queued = true;
-        self.free_at = self.until(now).map(|free_at| free_at + self.estimate);
+        self.free_at = Some(self.free_at.unwrap_or(now) + self.estimate);
     }
 
     /// A question sent at `sent` was given up at `now`.
@@ -141,6 +141,18 @@ mod tests {
         assert_eq!(hold.until(start + 400 * MS), Some(start + ASSUMED));
         hold.answered(start + 1_400 * MS, start + 1_500 * MS, 5 * MS);
         assert!(hold.expected() > 1_500 * MS, "it was held since the first");
+    }
+
+    #[test]
+    fn a_question_that_was_queued_may_hold_the_line_in_its_turn() {
+        let (mut hold, start) = (Hold::new(500 * MS), Instant::now());
+        hold.timed_out(start, start + 500 * MS);
+        assert!(hold.may_be_doubted());
+        // Given up just when the gateway is done with the first.
+        hold.timed_out(start + 502 * MS, start + 1_002 * MS);
+        hold.queue(start + 1_002 * MS);
+        assert_eq!(hold.until(start + 1_002 * MS), Some(start + 2_002 * MS));
+        assert!(!hold.may_be_doubted());
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! 2. Keep the pause that the endpoint or the meter wants between an answer and the next request.
 //! 3. Ask. After anything that is no answer and no exception the connection is dropped; see [`crate::client`].
 //! 4. A timeout is asked again as often as the caller allows. A connection that broke is made anew and asked
-//!    once more where it had been used before: servers close idle connections when they like.
+//!    once more where it had been used before: servers close idle connections when they like. So is one that is
+//!    refused or closed right after another was dropped here: a gateway that takes one connection may not have noticed.
 //!
 //! On the way it measures: what requests cost ([`corrente_modbus::cost`]), how long the gateway holds its line after a
 //! question that nobody answers ([`crate::hold`]), and for how much of the time the line was busy.
@@ -25,6 +26,10 @@ use crate::{
 pub const BUSY_RETRIES: u32 = 3;
 /// How long it is left to itself before that.
 pub const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// For how long a gateway may not have noticed that a connection was dropped.
+const LATELY: Duration = Duration::from_secs(2);
+/// How long it is given to notice.
+const SETTLE: Duration = Duration::from_millis(100);
 /// What an answer usually takes, until it is measured.
 const USUAL: Duration = Duration::from_millis(50);
 
@@ -110,6 +115,8 @@ pub struct Line<C: Connector, O = ()> {
     owed: bool,
     used: bool,
     last: Option<Instant>,
+    /// When a connection was dropped here with an answer outstanding, until the next has proved itself.
+    hung_up: Option<Instant>,
     backoff: Backoff,
     down: Option<ConnectError>,
     hold: Hold,
@@ -129,6 +136,7 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
             owed: false,
             used: false,
             last: None,
+            hung_up: None,
             backoff: Backoff::new(backoff::ENDPOINT),
             down: None,
             hold: Hold::new(Duration::ZERO),
@@ -230,6 +238,7 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
             (self.owed, self.used, self.last) = (timed_out, true, Some(now));
             if timed_out {
                 self.hold.timed_out(sent.max(before), now);
+                self.hung_up = Some(now);
             }
             if spent {
                 self.client = None;
@@ -271,10 +280,21 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
             let fresh = !self.used;
             match self.ask(block, pause).await {
                 Err(ReadError::Timeout(_)) if timeouts < retries => timeouts += 1,
-                Err(ReadError::Connection(_)) if !fresh => {}
+                Err(ReadError::Connection(_)) if !fresh || self.settle().await => {}
                 result => return Ok(result?),
             }
         }
+    }
+
+    /// A gateway that takes one connection refuses the next as long as it has not noticed that the one before is gone.
+    /// Where that may be so, gives it a moment, once, and says so.
+    async fn settle(&mut self) -> bool {
+        let hung_up = self.hung_up.take();
+        let lately = hung_up.is_some_and(|at| at.elapsed() < LATELY);
+        if lately {
+            sleep(SETTLE).await;
+        }
+        lately
     }
 
     async fn ask(&mut self, block: ReadBlock, pause: Duration) -> Result<Registers, ReadError> {
@@ -295,6 +315,11 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         match outcome {
             Outcome::Answered | Outcome::Exception => self.hold.answered(started, now, self.usual(block)),
             Outcome::Timeout => self.hold.timed_out(started, now),
+            Outcome::Broken => {}
+        }
+        match outcome {
+            Outcome::Answered | Outcome::Exception => self.hung_up = None,
+            Outcome::Timeout => self.hung_up = Some(now),
             Outcome::Broken => {}
         }
         if outcome == Outcome::Answered {
@@ -325,7 +350,11 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         {
             return Err(down.clone());
         }
-        match self.connector.connect(self.owed).await {
+        let mut result = self.connector.connect(self.owed).await;
+        if result.is_err() && self.settle().await {
+            result = self.connector.connect(self.owed).await;
+        }
+        match result {
             Ok(client) => {
                 self.observer.connection(Ok(()));
                 self.client = Some(client);

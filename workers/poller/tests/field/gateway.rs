@@ -65,6 +65,12 @@ async fn the_live_one_of_32_has_every_slot_over_tcp() {
     the_live_one_has_every_slot("tcp", Some(0x0b), "1500ms").await;
 }
 
+/// The poller waits half as long as the gateway, so that its next question finds the line held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_live_one_of_32_has_every_slot_over_tcp_though_the_gateway_waits_longer() {
+    the_live_one_has_every_slot("tcp", None, "500ms").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_live_one_of_32_has_every_slot_over_rtu() {
     the_live_one_has_every_slot("rtu-over-tcp", None, "500ms").await;
