@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a request costs, in microseconds: `round_trip` + `pause` + `register` for each register carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CostModel {
     /// A request and its answer without their registers.
     pub round_trip_micros: u64,

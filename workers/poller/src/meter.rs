@@ -106,8 +106,6 @@ pub struct Meter {
     labels: Arc<BTreeMap<String, String>>,
     learned: Learned,
     base: Base,
-    /// Kept from poll to poll, for its memory.
-    results: Results,
 }
 
 /// Where the map's addresses count from.
@@ -160,16 +158,21 @@ impl Meter {
         map: Arc<CompiledMap>,
         cost: CostModel,
     ) -> Self {
+        Self::of(name, unit, labels, &Learned::new(name, map, cost))
+    }
+
+    /// The same for one of many meters that share a map: nothing was learned about `model` yet.
+    #[must_use]
+    pub fn of(name: &str, unit: u8, labels: BTreeMap<String, String>, model: &Learned) -> Self {
         Self {
             name: name.into(),
             unit,
             labels: Arc::new(labels),
-            base: match Walk::for_map(&map) {
+            base: match Walk::for_map(model.map()) {
                 None => Base::Known(0),
                 Some(_) => Base::Unsure(None),
             },
-            results: Results::default(),
-            learned: Learned::new(name, map, cost),
+            learned: model.of(name),
         }
     }
 
@@ -251,7 +254,7 @@ impl Meter {
             timeouts: terms.timeouts,
         };
         let left_out = self.learned.left_out_count();
-        let mut results = std::mem::take(&mut self.results);
+        let mut results = Results::default();
         results.reset(self.learned.map().values.len());
         Run {
             slot,
@@ -526,7 +529,6 @@ impl Meter {
             }
             Some((name, reason)) => Some(format!("{name}: {reason}")),
         };
-        self.results = run.results;
         Poll {
             reading,
             verdict,

@@ -3,7 +3,13 @@
 //! A meter whose register map cannot be used is left out and reported as failing, with the reason; the others
 //! are polled. The operator and `corrente validate` refuse such a map before it gets here.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fs,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use corrente_config::{EndpointAddress, PollerConfig, poller::MapKey};
 use corrente_crds::poller::{Endpoint, Transport};
@@ -14,6 +20,7 @@ use corrente_modbus::{
 
 use crate::{
     client::{TcpConnector, tls::TlsSource},
+    learned::Learned,
     meter::Meter,
     state::{EndpointState, MeterState},
 };
@@ -108,10 +115,11 @@ pub struct MeterSetup {
 /// Sets up the endpoints of a configuration, and how the status shows them before the first poll.
 #[must_use]
 pub fn endpoints(config: &PollerConfig) -> Vec<(EndpointSetup, EndpointState)> {
+    let mut models = Models::default();
     config
         .endpoints
         .iter()
-        .map(|endpoint| set_up(config, endpoint))
+        .map(|endpoint| set_up(config, endpoint, &mut models))
         .collect()
 }
 
@@ -129,7 +137,47 @@ pub fn connector(config: &PollerConfig, endpoint: &Endpoint, address: &EndpointA
     }
 }
 
-fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, EndpointState) {
+/// What meters share that have a map, the choice of its metrics and an endpoint's costs in common. A plant has many
+/// meters and few models.
+#[derive(Default)]
+struct Models<'a>(HashMap<(String, &'a [String], CostModel), Learned>);
+
+impl<'a> Models<'a> {
+    fn get(
+        &mut self,
+        config: &'a PollerConfig,
+        meter: &'a corrente_crds::poller::Meter,
+        cost: CostModel,
+    ) -> Result<&Learned, String> {
+        let key = MapKey::of(meter).ok_or("the meter names neither a profile nor a registerMap")?;
+        match self.0.entry((key, &meter.metrics, cost)) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(new) => {
+                let (key, ..) = new.key();
+                let map = config
+                    .maps
+                    .get(key)
+                    .ok_or_else(|| format!("the configuration has no register map \"{key}\""))?;
+                let map = CompiledMap::compile(map, &meter.metrics).map_err(|problems| {
+                    let first = problems.first();
+                    first.map_or_else(String::new, |problem| {
+                        format!(
+                            "register map \"{key}\", {}: {}",
+                            problem.register, problem.message
+                        )
+                    })
+                })?;
+                Ok(new.insert(Learned::new("", Arc::new(map), cost)))
+            }
+        }
+    }
+}
+
+fn set_up<'a>(
+    config: &'a PollerConfig,
+    endpoint: &'a Endpoint,
+    models: &mut Models<'a>,
+) -> (EndpointSetup, EndpointState) {
     let address = EndpointAddress::of(endpoint);
     let (mut meters, mut states) = (Vec::new(), Vec::new());
     for (index, meter) in endpoint.meters.iter().enumerate() {
@@ -138,7 +186,7 @@ fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, Endpoin
             ..MeterState::default()
         };
         let usable = match &address {
-            Ok(address) => self::meter(config, endpoint, address, meter),
+            Ok(address) => self::meter(config, endpoint, address, meter, models),
             Err(error) => Err(error.to_string()),
         };
         match usable {
@@ -171,37 +219,19 @@ fn set_up(config: &PollerConfig, endpoint: &Endpoint) -> (EndpointSetup, Endpoin
     (setup, state)
 }
 
-fn meter(
-    config: &PollerConfig,
+fn meter<'a>(
+    config: &'a PollerConfig,
     endpoint: &Endpoint,
     address: &EndpointAddress,
-    meter: &corrente_crds::poller::Meter,
+    meter: &'a corrente_crds::poller::Meter,
+    models: &mut Models<'a>,
 ) -> Result<(Meter, Slots), String> {
-    let key = MapKey::of(meter).ok_or("the meter names neither a profile nor a registerMap")?;
-    let map = config
-        .maps
-        .get(&key)
-        .ok_or_else(|| format!("the configuration has no register map \"{key}\""))?;
-    let map = CompiledMap::compile(map, &meter.metrics).map_err(|problems| {
-        let first = problems.first();
-        first.map_or_else(String::new, |problem| {
-            format!(
-                "register map \"{key}\", {}: {}",
-                problem.register, problem.message
-            )
-        })
-    })?;
+    let model = models.get(config, meter, cost_model(endpoint))?;
     let unit = u8::try_from(meter.unit_id)
         .map_err(|_| format!("the unit id is {}; unit ids are 0 to 255", meter.unit_id))?;
     let interval = meter.interval.unwrap_or(config.interval).as_millis();
     // The meters of a line share its phase: they are read one after the other anyway.
     let slots = Slots::new(interval, phase(&address.to_string(), interval));
-    let meter = Meter::new(
-        &meter.name,
-        unit,
-        meter.labels.clone(),
-        Arc::new(map),
-        cost_model(endpoint),
-    );
+    let meter = Meter::of(&meter.name, unit, meter.labels.clone(), model);
     Ok((meter, slots))
 }

@@ -98,6 +98,12 @@ pub struct LeftOut {
     pub until: Instant,
 }
 
+fn seed(name: &str) -> u64 {
+    let mut hasher = Xxh3::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What is known of one meter, and its plan.
 #[derive(Clone, Debug)]
 pub struct Learned {
@@ -105,7 +111,7 @@ pub struct Learned {
     cost: CostModel,
     /// The meter's own number, to spread retries.
     seed: u64,
-    parts: Parts,
+    parts: Arc<Parts>,
     quarantine: BTreeMap<usize, Quarantined>,
     cuts: Vec<Cut>,
     /// Ranges that cannot be cut and are not read whole, and until when.
@@ -129,12 +135,10 @@ impl Learned {
     /// Nothing is known yet: the cheapest plan. `name` spreads the retries of meters.
     #[must_use]
     pub fn new(name: &str, map: Arc<CompiledMap>, cost: CostModel) -> Self {
-        let mut hasher = Xxh3::new();
-        name.hash(&mut hasher);
         let plan = ReadPlan::build(&map, &cost);
         Self {
-            seed: hasher.finish(),
-            parts: Parts::of(&map),
+            seed: seed(name),
+            parts: Arc::new(Parts::of(&map)),
             firm: plan.requests.len(),
             sure: plan.requests.len(),
             turn: 0,
@@ -149,6 +153,16 @@ impl Learned {
             suspects: Vec::new(),
             pace: Backoff::new(PACE),
             changed: false,
+        }
+    }
+
+    /// The same for another meter. What is not learned, the map and its plan, they share: a thousand meters of one
+    /// model need it once.
+    #[must_use]
+    pub fn of(&self, name: &str) -> Self {
+        Self {
+            seed: seed(name),
+            ..self.clone()
         }
     }
 
