@@ -244,7 +244,7 @@ impl Agenda {
             .map(|(meter, hopeful, cost)| (meter, hopeful, cost + held))
             .filter(|(_, hopeful, _)| !is_held || *hopeful && line.doubted);
         if let Some((meter, hopeful, cost)) = candidate {
-            let due = self.entries.get(meter).map(|entry| entry.due);
+            let due = self.waiting_since(meter);
             let spare = healthy.is_none_or(|(next, _)| wall.0.saturating_add(millis(cost)) <= next.0);
             // What needs no spare time still waits for those that are due longer.
             let in_turn = healthy.is_none_or(|(next, _)| next > wall || Some(next) > due);
@@ -364,10 +364,14 @@ impl Agenda {
             Manner::Hopeful => self.hope.seconds -= cost.as_secs_f64(),
             Manner::Forced => self.forced.seconds -= cost.as_secs_f64(),
         }
-        let Some(index) = self.entries.get(meter).map(|entry| entry.unit) else {
+        let Some(entry) = self.entries.get(meter) else {
             return;
         };
+        let index = entry.unit;
+        let slot = entry.ends.0.saturating_sub(entry.due.0).max(1).unsigned_abs();
         if let Some(unit) = self.units.get_mut(index) {
+            unit.backoff
+                .begin_with(backoff::first_pause(Duration::from_millis(slot)));
             self.failing += usize::from(unit.backoff.failures() == 0);
             unit.backoff.failed(now);
             unit.attempts += 1;
@@ -415,6 +419,15 @@ impl Agenda {
         let unit = self.units.get_mut(unit)?;
         unit.passed = unit.passed.saturating_add(1);
         Some(Next::Report(meter))
+    }
+
+    /// When the first slot was due that a meter's unit was not asked in. Those that answer are not put before it for
+    /// ever, on a line that has more to do than time.
+    fn waiting_since(&self, meter: usize) -> Option<Timestamp> {
+        let (entry, unit) = (self.entries.get(meter)?, self.unit(meter)?);
+        let slot = entry.ends.0.saturating_sub(entry.due.0);
+        let passed = slot.saturating_mul(i64::from(unit.passed));
+        Some(Timestamp(entry.due.0.saturating_sub(passed)))
     }
 
     /// Who would be asked without being known to answer, and what that cost where a gateway told the last time.

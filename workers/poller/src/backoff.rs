@@ -27,6 +27,12 @@ pub const UNIT: Policy = Policy {
     longest: Duration::from_secs(60),
 };
 
+/// The first pause of a unit that is polled so often: what it missed a few times costs it no more slots than those.
+#[must_use]
+pub fn first_pause(interval: Duration) -> Duration {
+    UNIT.first.min(interval / 4)
+}
+
 /// For an endpoint without a connection: a try costs nobody but itself, and its return should be noticed.
 pub const ENDPOINT: Policy = Policy {
     tolerated: 0,
@@ -69,6 +75,11 @@ impl Backoff {
             seed: Some(seed),
             ..Self::new(policy)
         }
+    }
+
+    /// The first pause is another from now on.
+    pub fn begin_with(&mut self, first: Duration) {
+        self.policy.first = first;
     }
 
     /// It worked.
@@ -149,6 +160,33 @@ mod tests {
                 .all(|pause| (750..1_250).contains(&pause.as_millis())),
             "{pauses:?}"
         );
+    }
+
+    #[test]
+    fn what_was_missed_in_a_row_costs_no_more_slots_than_that() {
+        for interval in [100, 1_000, 2_000, 10_000, 900_000].map(Duration::from_millis) {
+            for seed in 0..50 {
+                let mut unit = Backoff::spread(UNIT, seed);
+                unit.begin_with(first_pause(interval));
+                let start = Instant::now();
+                let (mut missed, mut lost) = (0u32, 0u32);
+                for slot in 0..12 {
+                    let now = start + slot * interval;
+                    // The first miss is followed by another question whatever the pause.
+                    if missed > 1 && unit.left(now).is_some() {
+                        lost += 1;
+                        continue;
+                    }
+                    unit.failed(now);
+                    missed += 1;
+                    assert!(
+                        missed > 4 || lost <= missed,
+                        "{lost} lost after {missed} of {interval:?}"
+                    );
+                }
+                assert!(missed >= 4, "{missed}");
+            }
+        }
     }
 
     #[test]

@@ -163,6 +163,8 @@ impl<C: Connector> Endpoint<C> {
         });
         while !shutdown.is_cancelled() {
             let (wall, now) = (self.around.clock.now(), Instant::now());
+            // On a line that is never idle too.
+            self.show(now);
             let view = LineView {
                 held_until: self.line.hold().until(now),
                 doubted: self.line.hold().may_be_doubted(),
@@ -177,7 +179,6 @@ impl<C: Connector> Endpoint<C> {
                 }
                 Next::Report(at) => self.report(at).await,
                 Next::Wait(pause) => {
-                    self.show(now);
                     tokio::select! {
                         () = sleep(pause.min(LONGEST_SLEEP)) => {}
                         () = end.as_mut() => {}
@@ -331,6 +332,7 @@ impl<C: Connector> Endpoint<C> {
             at: next.slot,
             skipped: u32::try_from(next.skipped).unwrap_or(u32::MAX),
         };
+        entry.held = false;
         self.agenda.schedule(at, entry.due(), entry.ends());
         self.metrics.polled(poll.reading.quality, next.skipped);
         self.around.state.skipped(next.skipped);

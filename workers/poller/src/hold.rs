@@ -88,11 +88,14 @@ impl Hold {
             self.lost = None;
         }
         let Some(lost) = self.lost.take() else { return };
+        let after = sent.saturating_duration_since(lost);
         if now - sent > 2 * usual + NOTICEABLE {
             let held = now.saturating_duration_since(lost).saturating_sub(usual);
-            self.estimate = held.mul_f64(1.1).clamp(self.timeout, LONGEST.max(self.timeout));
-        } else if sent.saturating_duration_since(lost) <= self.estimate.mul_f64(1.05) {
-            let at_most = sent.saturating_duration_since(lost).mul_f64(1.1);
+            // Step by step: an answer may be slow for reasons of its own.
+            let most = self.estimate.saturating_mul(2).min(LONGEST).max(self.timeout);
+            self.estimate = held.mul_f64(1.1).clamp(self.timeout, most);
+        } else if after <= self.estimate.mul_f64(1.05) {
+            let at_most = after.mul_f64(1.1);
             self.estimate = self.estimate.mul_f64(0.9).min(at_most).max(self.timeout);
         }
     }
@@ -161,5 +164,9 @@ mod tests {
         hold.timed_out(start, start + 200 * MS);
         hold.answered(start + 60_000 * MS, start + 60_005 * MS, 5 * MS);
         assert_eq!(hold.expected(), ASSUMED);
+        // A slow one says little.
+        hold.timed_out(start, start + 200 * MS);
+        hold.answered(start + 60_000 * MS, start + 60_400 * MS, 5 * MS);
+        assert_eq!(hold.expected(), 2 * ASSUMED);
     }
 }

@@ -33,6 +33,8 @@ struct Plant {
     silent: BTreeSet<u8>,
     /// Answered with exception 0B after this time.
     told: Option<Duration>,
+    /// Units that answer every other question or so, and how many they were asked.
+    flaky: BTreeMap<u8, u64>,
     /// Units that say they are busy, and how often.
     busy: BTreeMap<u8, u32>,
     hold: Duration,
@@ -84,7 +86,14 @@ impl Client {
             let mut plant = self.0.0.lock().unwrap();
             plant.asked.push((Instant::now(), block));
             let free = plant.held_until.unwrap_or(deadline - TIMEOUT).max(Instant::now());
-            let silent = plant.silent.contains(&block.unit);
+            let lost = plant.flaky.get_mut(&block.unit).is_some_and(|asked| {
+                *asked += 1;
+                // SplitMix64: as good as chance, and the same each time.
+                let mixed = (*asked ^ (*asked >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                mixed >> 63 == 1
+            });
+            let silent = lost || plant.silent.contains(&block.unit);
             if silent && plant.told.is_none() {
                 plant.held_until = Some(free + plant.hold);
             }
@@ -445,4 +454,42 @@ async fn slots_rise_when_the_clock_steps_either_way() {
     let ahead = Timestamp(EPOCH + *bench.step.lock().unwrap() + bench.began.elapsed().as_millis() as i64);
     let last = readings.last().unwrap();
     assert!(ahead.0 - last.slot.0 <= 1_100, "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_with_too_much_to_do_forgets_nobody() {
+    // There is time for twenty of these in a slot.
+    let interval = Duration::from_millis(100);
+    let bench = Bench::start(1..=50, interval, Plant::default());
+    sleep(60 * SECOND).await;
+    for unit in 1..=50 {
+        let readings = bench.of(unit);
+        assert_accounted_for(&readings, interval);
+        let good = readings.iter().filter(|reading| reading.quality == Quality::Good);
+        let good = good.count();
+        assert!(
+            (190..=310).contains(&good),
+            "unit {unit} was read {good} times of 600"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_that_answers_every_other_question_is_read_in_almost_as_many_slots() {
+    for interval in [SECOND, 2 * SECOND, 5 * SECOND, 60 * SECOND] {
+        let mut plant = silent([], Duration::from_millis(300));
+        plant.flaky.insert(2, 0);
+        let bench = Bench::with_retries(0, 1..=3, interval, plant);
+        sleep(200 * interval).await;
+        for unit in 1..=3 {
+            let readings = bench.of(unit);
+            assert_accounted_for(&readings, interval);
+            let good = readings
+                .iter()
+                .filter(|reading| reading.quality == Quality::Good)
+                .count();
+            let least = if unit == 2 { 60 } else { 198 };
+            assert!(good >= least, "unit {unit}: {good} of 200 slots of {interval:?}");
+        }
+    }
 }
