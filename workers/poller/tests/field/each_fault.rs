@@ -138,7 +138,7 @@ fn cases() -> Vec<Case> {
         ),
         case(TCP, Fault::new(Effect::Exception(3)).longer_than(5), GoodInTheEnd),
         case(RTU, Fault::new(Effect::Exception(2)).longer_than(2), GoodInTheEnd),
-        case(TCP, silence().chance(0.5), Both),
+        case(TCP, silence().chance(0.4), Both),
         case(TLS, Fault::new(Effect::Delay(50 * MS, 50 * MS)), Good),
         case(TLS, silence(), NO_ANSWER),
         case(TLS, Fault::new(torn(Then::Nothing)), NO_ANSWER),
