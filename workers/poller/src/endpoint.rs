@@ -7,7 +7,9 @@
 //!   the line should be free, and is not held against its unit.
 //! - A meter whose poll comes so late that its next slot is due already goes on with the newest slot; those in
 //!   between are skipped and counted, in the next record too, never piled up.
-//! - Where the endpoint takes several requests at a time, those of all meters that are due are sent ahead.
+//! - Where the endpoint takes several requests at a time, those of all meters that are due are sent ahead. What is
+//!   not answered then is asked for again alone, since a device may take one at a time and drop the others; it is left
+//!   in peace for a while after that. Once it has proved that it takes several, what is lost counts as asked.
 //! - What requests were seen to cost changes the read plans, when it changes materially.
 //!
 //! Once the end is asked for, no poll begins.
@@ -21,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     agenda::{Agenda, LineView, Manner, Next},
-    client::Connector,
+    backoff::{Backoff, Policy},
+    client::{Connector, ReadError},
     clock::Clock,
     line::{BUSY_PAUSE, Line},
     meter::{Ahead, Meter, Poll, Run, Slot, Step, Terms, Verdict},
@@ -37,6 +40,12 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const LAST_POLL: Duration = Duration::from_millis(800);
 /// Most questions that are sent ahead, the last meter's aside.
 const MOST_AHEAD: usize = 256;
+/// For how long an endpoint that does not take several requests at a time is asked one at a time.
+const ALONE: Policy = Policy {
+    tolerated: 0,
+    first: Duration::from_secs(10),
+    longest: Duration::from_secs(600),
+};
 /// How often what was measured is shown.
 const SHOWN_EVERY: Duration = Duration::from_secs(5);
 
@@ -65,6 +74,8 @@ struct Entry {
     held: bool,
     /// Answers that came ahead of the poll.
     ahead: VecDeque<Ahead>,
+    /// Whether it was asked ahead in this slot and did not answer: it is not again.
+    asked_ahead: bool,
 }
 
 /// Polls the meters of endpoint number `number` until the end is asked for.
@@ -89,6 +100,7 @@ pub async fn run<C: Connector>(number: usize, setup: EndpointSetup<C>, around: S
             suspended: None,
             held: false,
             ahead: VecDeque::new(),
+            asked_ahead: false,
         })
         .collect();
     for (at, entry) in entries.iter().enumerate() {
@@ -99,6 +111,8 @@ pub async fn run<C: Connector>(number: usize, setup: EndpointSetup<C>, around: S
         number,
         retries: setup.retries,
         max_in_flight: setup.max_in_flight,
+        takes_several: false,
+        alone: Backoff::new(ALONE),
         interval: interval.unwrap_or_default(),
         cost: setup.cost,
         line,
@@ -127,6 +141,10 @@ struct Endpoint<C: Connector> {
     number: usize,
     retries: u32,
     max_in_flight: usize,
+    /// Whether it has answered several requests at a time lately.
+    takes_several: bool,
+    /// After it did not.
+    alone: Backoff,
     /// The shortest of its meters.
     interval: Duration,
     cost: CostModel,
@@ -221,7 +239,13 @@ impl<C: Connector> Endpoint<C> {
 
     async fn try_poll(&mut self, at: usize, manner: Manner, wall: Timestamp) -> Polled {
         let began = Instant::now();
-        let held = self.line.hold().until(began);
+        // What was lost ahead of its turn was asked when the line was free.
+        let lost = |ahead: &Ahead| matches!(ahead.result, Err(ReadError::Timeout(_)));
+        let was_lost = self
+            .entries
+            .get(at)
+            .is_some_and(|entry| entry.ahead.iter().any(lost));
+        let held = self.line.hold().until(began).filter(|_| !was_lost);
         let expected = self.line.hold().expected();
         let timeouts = self.agenda.may_cost(wall, began, expected);
         let Some(entry) = self.entries.get_mut(at) else {
@@ -332,7 +356,7 @@ impl<C: Connector> Endpoint<C> {
             at: next.slot,
             skipped: u32::try_from(next.skipped).unwrap_or(u32::MAX),
         };
-        entry.held = false;
+        (entry.held, entry.asked_ahead) = (false, false);
         self.agenda.schedule(at, entry.due(), entry.ends());
         self.metrics.polled(poll.reading.quality, next.skipped);
         self.around.state.skipped(next.skipped);
@@ -355,8 +379,14 @@ impl<C: Connector> Endpoint<C> {
     async fn read_ahead(&mut self, first: usize, wall: Timestamp) {
         let is_open = |entry: &Entry| {
             // A meter that wants pauses gets them.
-            entry.suspended.is_none() && entry.ahead.is_empty() && entry.meter.pause().is_zero()
+            entry.suspended.is_none()
+                && entry.ahead.is_empty()
+                && !entry.asked_ahead
+                && entry.meter.pause().is_zero()
         };
+        if self.alone.left(Instant::now()).is_some() {
+            return;
+        }
         if !self.entries.get(first).is_some_and(is_open) {
             return;
         }
@@ -382,11 +412,31 @@ impl<C: Connector> Endpoint<C> {
             () = read => {}
             () = self.around.shutdown.cancelled() => {}
         }
+        let all = came.len() == blocks.len();
+        let lost = |result: &Result<_, ReadError>| {
+            matches!(result, Err(ReadError::Timeout(_) | ReadError::Connection(_)))
+        };
+        let proved = self.takes_several;
+        if came.iter().any(|(_, result, _)| lost(result)) {
+            self.takes_several = false;
+            if !proved {
+                self.alone.failed(Instant::now());
+            }
+        } else if all {
+            self.takes_several = true;
+            self.alone.succeeded();
+        }
         for (place, result, at) in came {
             let (Some(&block), Some(&entry)) = (blocks.get(place), whose.get(place)) else {
                 continue;
             };
             if let Some(entry) = self.entries.get_mut(entry) {
+                if lost(&result) {
+                    entry.asked_ahead = true;
+                    if !proved || matches!(result, Err(ReadError::Connection(_))) {
+                        continue;
+                    }
+                }
                 entry.ahead.push_back(Ahead { block, result, at });
             }
         }

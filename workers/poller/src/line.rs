@@ -213,6 +213,7 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
     /// answered: there was no connection, or it was spent before.
     pub async fn read_ahead(&mut self, blocks: &[ReadBlock], on: &mut OnRead<'_>) {
         let began = Instant::now();
+        let usual = blocks.first().map_or(USUAL, |block| self.usual(*block));
         if self.connected().await.is_ok()
             && let Some(client) = &mut self.client
         {
@@ -220,6 +221,7 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
             self.owed = true;
             let (mut before, mut spent, mut timed_out) = (Instant::now(), false, false);
             let (sent, cost, observer) = (before, &mut self.cost, &self.observer);
+            let (hold, mut is_first) = (&mut self.hold, true);
             let watch: &mut OnRead<'_> = &mut |at, result| {
                 // What an answer adds to the time of all is what its request costs.
                 let now = Instant::now();
@@ -227,6 +229,11 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
                 let outcome = Outcome::of(&result);
                 if let (Outcome::Answered, Some(block)) = (outcome, blocks.get(at)) {
                     cost.observe(carried(block.function, block.count.into()), micros(took));
+                }
+                if matches!(outcome, Outcome::Answered | Outcome::Exception) && std::mem::take(&mut is_first)
+                {
+                    // The others waited for each other.
+                    hold.answered(sent, now, usual);
                 }
                 timed_out |= outcome == Outcome::Timeout;
                 spent |= matches!(outcome, Outcome::Timeout | Outcome::Broken);

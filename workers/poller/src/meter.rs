@@ -304,8 +304,12 @@ impl Meter {
             };
             let block = self.block(request, base);
             let ahead = ahead(run, block);
-            let was_ahead = ahead.is_some();
+            let was_ahead = matches!(ahead, Some(Ok(_)));
             let result = match ahead {
+                // That was the first try.
+                Some(Err(LineError::Read(ReadError::Timeout(_)))) if retries > 0 => {
+                    line.read(block, self.pause(), retries - 1).await
+                }
                 Some(result) => result,
                 None => line.read(block, self.pause(), retries).await,
             };
@@ -561,9 +565,9 @@ fn ahead(run: &mut Run, block: ReadBlock) -> Option<Result<Registers, LineError>
             run.read_at = run.read_at.max(Some(ahead.at));
             Some(Ok(registers))
         }
-        Err(error @ ReadError::Exception(_)) => Some(Err(error.into())),
-        // What failed ahead of its turn is asked again in its turn.
-        Err(_) => None,
+        Err(error @ (ReadError::Exception(_) | ReadError::Timeout(_))) => Some(Err(error.into())),
+        // It is asked again in its turn.
+        Err(ReadError::Connection(_)) => None,
     }
 }
 
