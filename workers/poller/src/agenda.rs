@@ -15,7 +15,9 @@
 //!   the answer shows that it is not.
 //! - A line without any spare time asks silent units for at most a hundredth of its time.
 //!
-//! Of several the one asked least recently is next. A meter whose unit is left alone gets a record that says so for
+//! Of several the one asked least recently is next. Whoever there is hope for waits for those that are due longer,
+//! counted from the first slot that passed without a question: on a line with more to do than time it has its turn
+//! like the others. A meter whose unit is left alone gets a record that says so for
 //! each slot: when the slot is due, if there is a pause; when it ends, if it waited for spare time in vain.
 //!
 //! What is next is found in ordered sets, so that it costs the same with two meters and with hundreds.

@@ -503,12 +503,14 @@ impl Meter {
             None if run.asking.asked() => Verdict::Answered,
             None => Verdict::NotAsked,
         };
-        if let (Verdict::Silent | Verdict::Unreachable | Verdict::Down, Base::Known(base)) =
-            (verdict, self.base)
-            && Walk::for_map(self.learned.map()).is_some()
-        {
+        if matches!(verdict, Verdict::Silent | Verdict::Unreachable | Verdict::Down) {
             // Whoever answers next may be another device.
-            self.base = Base::Unsure(Some(base));
+            self.learned.away();
+            if let Base::Known(base) = self.base
+                && Walk::for_map(self.learned.map()).is_some()
+            {
+                self.base = Base::Unsure(Some(base));
+            }
         }
         let quarantined = self.learned.finish(run.asking, Instant::now());
         for value in &quarantined {

@@ -433,6 +433,11 @@ impl Learned {
         }
     }
 
+    /// The meter did not answer: whoever answers next may be another one, which may take shorter reads.
+    pub fn away(&mut self) {
+        self.accepted.clear();
+    }
+
     /// The same meter, of which nothing is known.
     #[must_use]
     pub fn anew(&self) -> Self {

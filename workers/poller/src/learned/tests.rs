@@ -310,6 +310,17 @@ fn a_block_that_fails_again_and_again_is_bisected_too() {
 }
 
 #[test]
+fn the_limit_of_a_meter_that_came_in_place_of_another_is_learned() {
+    let mut bench = Bench::new(row(100), Device::default());
+    assert_eq!(bench.poll().len(), 100);
+    bench.learned.away();
+    bench.device.most = Some(30);
+    bench.settle(SECOND, 20);
+    assert_eq!(bench.learned.longest().map(|it| it.1).collect::<Vec<_>>(), [30]);
+    assert_eq!((bench.poll().len(), bench.asked.len()), (100, 4));
+}
+
+#[test]
 fn each_part_is_tried_in_its_turn_where_all_was_refused() {
     let mut bench = Bench::new(row(4), bad(&[0, 1, 2, 3]));
     bench.poll();
