@@ -385,7 +385,7 @@ fn check(lines: &[serde_json::Value]) {
     let failed = &lines[1]["value"];
     assert_eq!(failed["quality"], "failed");
     assert_eq!(failed.get("voltage_l1_n"), None);
-    assert_eq!(lines[2]["value"]["energy"], json!(7.0));
+    assert_eq!(lines[2]["value"]["energy"].as_f64(), Some(7.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,6 +402,35 @@ async fn kafka_python_reads_json() {
     assert_eq!(lines[0]["value"]["energy"], json!(u64::MAX));
     assert_eq!(lines[0]["value"]["ts"], "2026-11-20T22:20:00.123Z");
     assert_eq!(lines[1]["value"]["bad"], json!({"energy": "no answer"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka"]
+async fn kafka_python_reads_connect_json() {
+    let lines = read_back("connect-json", None).await;
+    check(&lines);
+    for line in &lines {
+        assert_eq!(line["schema"]["type"], "struct");
+        let fields: BTreeMap<&str, &serde_json::Value> = line["schema"]["fields"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|field| (field["field"].as_str().unwrap(), field))
+            .collect();
+        let value = line["value"].as_object().unwrap();
+        // The schema has what the record has, and what it must have the record has.
+        assert!(value.keys().all(|name| fields.contains_key(name.as_str())));
+        assert!(
+            fields
+                .iter()
+                .all(|(name, field)| field["optional"] == true || value.contains_key(*name))
+        );
+    }
+    assert_eq!(lines[0]["value"]["energy"], json!(u64::MAX));
+    // 2026-11-20T22:20:00.123Z, in milliseconds since 1970.
+    assert_eq!(lines[0]["value"]["ts"], json!(1_795_213_200_123_u64));
+    assert_eq!(lines[0]["value"]["slot"], json!(1_795_213_200_000_u64));
+    assert_eq!(lines[1]["value"]["bad"], r#"{"energy":"no answer"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,11 @@
 //! stored twice in the topic; the sink recognises it by stream and seq.
 //!
 //! librdkafka can wait for ever where a topic was deleted and made anew under it. So where nothing was heard of
-//! messages for long, while the broker does answer and has the topic, the producer is replaced as well.
+//! messages for long, while the broker does answer and has the topic, the producer is replaced as well. To a broker
+//! that is merely slow this does no harm: the old producer's requests and the new one's each begin with the lowest
+//! record that is not known to be stored and leave none out, so that whatever comes of them, in whatever order, no
+//! record comes after a later one for the first time. What is stored twice is bounded: a new producer has one message
+//! on its way to a partition until it has heard of it, and each replacement in vain waits twice as long as the last.
 //!
 //! A new producer [`opens`](opening) each partition with one message alone. [`topic`] is made where it was
 //! asked for, and counted; [`context`] is what librdkafka calls back.
@@ -58,8 +62,9 @@ const FLUSH: Duration = Duration::from_millis(500);
 /// How long a producer whose files have changed may still store what it has. It may well be let in no more.
 const FINISH: Duration = Duration::from_secs(3);
 /// How long nothing may be heard of messages, before the broker is asked for the topic, and the producer replaced
-/// where it is there. Longer each time that it does not help.
-const SILENCE: Duration = Duration::from_secs(15);
+/// where it is there. Longer each time that it does not help. By then librdkafka, which waits 30 s for an answer, has
+/// sent again by itself what a connection had lost.
+const SILENCE: Duration = Duration::from_secs(45);
 /// The longest it gets.
 const LONG_SILENCE: Duration = Duration::from_secs(600);
 /// How long a message waits for others to share a request with.
@@ -142,6 +147,20 @@ impl KafkaProducer {
         deliveries: DeliverySender,
         trouble: Arc<Trouble>,
     ) -> Self {
+        Self::with_patience(output, secrets, client, deliveries, trouble, SILENCE)
+    }
+
+    /// A producer as [`KafkaProducer::new`] makes it, which is replaced where nothing was heard of messages for
+    /// `silence`, though the broker answers.
+    #[must_use]
+    pub fn with_patience(
+        output: &KafkaOutput,
+        secrets: &Secrets,
+        client: &str,
+        deliveries: DeliverySender,
+        trouble: Arc<Trouble>,
+        silence: Duration,
+    ) -> Self {
         let access = Access::new(&output.cluster, secrets);
         let shared = Arc::new(Shared {
             context: Context::new(access.clone(), deliveries, trouble),
@@ -153,7 +172,7 @@ impl KafkaProducer {
         });
         shared.make(State::Running);
         Self {
-            keeper: tokio::spawn(keep(shared.clone())),
+            keeper: tokio::spawn(keep(shared.clone(), silence)),
             hearer: tokio::spawn(hear(shared.clone())),
             shared,
         }
@@ -204,8 +223,15 @@ impl Shared {
                 Some(Some((code, reason))) => {
                     tracing::error!(%code, reason, "the producer met a fatal error; a new one sends again what it had");
                 }
+                Some(None) if why == Why::Silent => {
+                    tracing::warn!(
+                        "nothing is heard of records, though the broker answers: a new producer sends them again"
+                    );
+                }
                 Some(None) => {
-                    tracing::info!("the files that let this client into Kafka have changed: it connects anew")
+                    tracing::info!(
+                        "the files that let this client into Kafka have changed: it connects anew"
+                    );
                 }
                 // No producer could be made so far.
                 None => {}
@@ -230,6 +256,8 @@ fn give_back(old: &Inner) {
         old.purge(PurgeConfig::default().queue().inflight());
         // Running out of time is what the loop is for.
         let _ = old.flush(FLUSH);
+        // What is left may be no message but an error to tell, which flushing does not wait for; nobody else hears it.
+        old.poll(Duration::ZERO);
     }
 }
 
@@ -255,6 +283,10 @@ async fn hear(shared: Arc<Shared>) {
             } else {
                 (pause * 2).min(HEAR_AT_LAST)
             };
+            // Where it was replaced meanwhile, this is what ends it, and that blocks.
+            if let Some(last) = Arc::into_inner(inner) {
+                tokio::task::spawn_blocking(move || drop(last));
+            }
             left
         });
         if on_their_way > 0 {
@@ -269,8 +301,8 @@ async fn hear(shared: Arc<Shared>) {
 }
 
 /// Replaces the producer whenever it has to be.
-async fn keep(shared: Arc<Shared>) {
-    let (mut silence, mut heard) = (SILENCE, shared.context.heard());
+async fn keep(shared: Arc<Shared>, patience: Duration) {
+    let (mut silence, mut heard) = (patience, shared.context.heard());
     loop {
         let used = shared.lock().made().map(|made| made.settings.clone());
         let why = tokio::select! {
@@ -282,7 +314,7 @@ async fn keep(shared: Arc<Shared>) {
         silence = if why == Why::Silent && heard == shared.context.heard() {
             (silence * 2).min(LONG_SILENCE)
         } else {
-            SILENCE
+            patience
         };
         let replacing = shared.clone();
         // A failure to join says only that the runtime is shutting down.
@@ -441,4 +473,31 @@ impl Producer for KafkaProducer {
 fn token_to_opaque(token: u64) -> usize {
     const { assert!(usize::BITS == 64, "a token must fit a pointer") };
     token as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_producer_with_errors_to_tell_can_be_ended() {
+        let output = KafkaOutput {
+            cluster: corrente_crds::kafka::KafkaCluster {
+                // Reserved, and never listened on.
+                bootstrap_servers: vec!["127.0.0.1:1".to_owned()],
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let access = Access::new(&output.cluster, &Secrets::default());
+        let settings = access.read().unwrap();
+        let (sender, _deliveries) = tokio::sync::mpsc::unbounded_channel();
+        let context = Context::new(access, sender, Arc::default());
+        let inner: Inner = Arc::new(config(&settings, "test").create_with_context(context).unwrap());
+        while inner.in_flight_count() == 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        give_back(&inner);
+        assert_eq!(inner.in_flight_count(), 0);
+    }
 }

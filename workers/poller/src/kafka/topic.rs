@@ -59,6 +59,8 @@ impl Topic {
         let admin: AdminClient<Context> = config
             .create_with_context(context.of_a_new_producer())
             .map_err(|error| format!("failed to ask for topic \"{}\": {error}", self.name))?;
+        let admin = EndedElsewhere(Some(admin));
+        let Some(admin) = &admin.0 else { return Ok(()) };
         let retention = create
             .retention
             .map(|retention| retention.as_millis().to_string());
@@ -91,7 +93,7 @@ impl Topic {
                 Ok(())
             }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
-                self.compare_timestamps(&admin).await;
+                self.compare_timestamps(admin).await;
                 Ok(())
             }
             // It may be there all the same; if not, whoever asks for its partitions says so.
@@ -184,6 +186,19 @@ impl Topic {
                 found,
                 "the topic's {TIMESTAMPS} is not LogAppendTime, as createTopic makes it: its retention goes by the poller's clock; it is used as it is"
             );
+        }
+    }
+}
+
+/// A client that is ended on a thread that may block: its end waits for threads of its own, a tenth of a second and more,
+/// and the thread of whoever asks polls meters.
+struct EndedElsewhere(Option<AdminClient<Context>>);
+
+impl Drop for EndedElsewhere {
+    fn drop(&mut self) {
+        let admin = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(admin));
         }
     }
 }

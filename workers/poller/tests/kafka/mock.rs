@@ -3,15 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use corrente_config::Secrets;
-use corrente_poller::kafka::KafkaProducer;
-use corrente_runtime::broker::Producer as _;
+use corrente_poller::{kafka::KafkaProducer, publish::Trouble};
+use corrente_runtime::broker::{Outcome, Outgoing, Producer as _, SendError};
 use rdkafka::{
     mocking::MockCluster,
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use tokio::sync::mpsc;
 
-use crate::support::{consume, drained, fill, open, output, publish, stored_by_a_sink};
+use crate::support::{
+    consume, drained, fill, open, output, publish, publish_with_patience, stored_by_a_sink,
+};
 
 fn mock() -> MockCluster<'static, impl rdkafka::ClientContext> {
     let cluster = MockCluster::new(1).unwrap();
@@ -108,6 +110,73 @@ async fn nothing_is_overtaken(answers: &[RDKafkaRespErr]) {
     assert_eq!(stored_by_a_sink(&partitions), (1..=2_000).collect::<Vec<_>>());
     publishing.drain.cancel();
     publishing.task.await.unwrap();
+}
+
+/// A broker that answers every question, and every message with "later": librdkafka tries again for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_hears_nothing_gives_back_what_it_has_and_the_next_one_stores_it() {
+    let cluster = mock();
+    cluster.create_topic("one", 1, 1).unwrap();
+    let later = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[later; 1000]);
+    let (sender, mut deliveries) = mpsc::unbounded_channel();
+    let trouble = Arc::new(Trouble::default());
+    let output = output(&cluster.bootstrap_servers(), "one");
+    let patience = Duration::from_secs(1);
+    let producer = KafkaProducer::with_patience(
+        &output,
+        &Secrets::default(),
+        "test",
+        sender,
+        trouble.clone(),
+        patience,
+    );
+    assert_eq!(producer.partitions().await.unwrap(), 1);
+    let send = |token: u64| {
+        producer.send(Outgoing {
+            key: (*b"m").into(),
+            payload: (*b"{}").into(),
+            headers: Vec::new(),
+            partition: 0,
+            token,
+        })
+    };
+    send(1).unwrap();
+    // The first of a partition goes alone, so that a producer that is replaced in vain sends one message again.
+    assert!(matches!(send(2), Err(SendError::QueueFull)));
+    for _ in 0..2 {
+        let delivery = deliveries.recv().await.unwrap();
+        assert_eq!(delivery.token, 1);
+        assert!(matches!(delivery.outcome, Outcome::Again(_)), "{delivery:?}");
+        // The new one takes nothing before it was heard what the old one gave back.
+        while send(1).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    let delivery = deliveries.recv().await.unwrap();
+    assert_eq!((delivery.token, delivery.outcome), (1, Outcome::Stored));
+}
+
+/// Replaced again and again while the broker takes longer to answer than the poller has patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_merely_slow_has_everything_in_order() {
+    let cluster = mock();
+    cluster.create_topic("one", 1, 1).unwrap();
+    let output = output(&cluster.bootstrap_servers(), "one");
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    fill(&spool, 100, 200).await;
+    cluster
+        .broker_round_trip_time(1, Duration::from_millis(200))
+        .unwrap();
+    let patience = Duration::from_millis(150);
+    let publishing = publish_with_patience(&spool, &output, 10_000, &Secrets::default(), patience);
+    drained(&spool).await;
+    cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    let partitions = consume(&cluster.bootstrap_servers(), "one", 100).await;
+    assert_eq!(stored_by_a_sink(&partitions), (1..=100).collect::<Vec<_>>());
+    publishing.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,9 +104,22 @@ pub fn publish_with(
     window: usize,
     secrets: &Secrets,
 ) -> Publishing {
+    // Shorter than in the field, where a broker may take longer than a test has.
+    let patience = Duration::from_secs(10);
+    publish_with_patience(spool, output, window, secrets, patience)
+}
+
+/// Publishes through a producer that is replaced where nothing was heard for so long.
+pub fn publish_with_patience(
+    spool: &SharedSpool,
+    output: &KafkaOutput,
+    window: usize,
+    secrets: &Secrets,
+    patience: Duration,
+) -> Publishing {
     let (sender, deliveries) = mpsc::unbounded_channel();
     let (trouble, drain) = (Arc::new(Trouble::default()), CancellationToken::new());
-    let producer = KafkaProducer::new(output, secrets, "test", sender, trouble.clone());
+    let producer = KafkaProducer::with_patience(output, secrets, "test", sender, trouble.clone(), patience);
     let (spool, topic) = (spool.clone(), output.topic.clone());
     let (said, draining) = (trouble.clone(), drain.clone());
     let limits = WindowLimits {

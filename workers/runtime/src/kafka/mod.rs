@@ -154,7 +154,9 @@ impl Access {
             tokio::time::sleep(LOOK).await;
             // A kubelet swaps all files of a Secret at once, but Secrets one after another. What was read
             // half is seen to differ again the next time.
-            if let Ok(now) = self.read()
+            let access = self.clone();
+            // A folder may be on a disk or a network that keeps its reader waiting.
+            if let Ok(Ok(now)) = tokio::task::spawn_blocking(move || access.read()).await
                 && used != Some(&now)
             {
                 return now;
