@@ -6,7 +6,8 @@
 //! 3. Where all requests are about as long, their slope says nothing. The slope then leans on the assumed model,
 //!    scaled to what the requests took.
 //! 4. A read plan depends on one number: how many registers may be read along rather than asking twice. Only
-//!    where that number has changed materially is a new plan worth making; see [`Estimator::revised`].
+//!    where that number has changed materially is a new plan worth making; see [`Estimator::revised`]. It is never
+//!    less than what a request takes on the wire.
 
 use crate::plan::CostModel;
 
@@ -23,6 +24,9 @@ const OUTLYING: f64 = 3.0;
 const ACCIDENT: f64 = 5.0;
 /// A plan is made anew where the registers worth reading along have changed by this factor.
 const MATERIAL: f64 = 1.5;
+/// A request and its answer carry as much without registers as with so many: 20 characters on a serial line, of which
+/// a register takes 2 (see [`CostModel::serial`]), and more over TCP.
+const OVERHEAD: u64 = 10;
 /// No request is longer, so that no gap beyond it is worth a thought.
 const LONGEST: f64 = 125.0;
 
@@ -152,7 +156,7 @@ impl Estimator {
             return None;
         }
         self.since_revision = 0;
-        let measured = self.measured()?;
+        let measured = at_least_overhead(self.measured()?, self.registers / self.weight);
         let (old, new) = (worth_reading_along(&self.in_use), worth_reading_along(&measured));
         if old.max(new) / old.min(new) < MATERIAL {
             return None;
@@ -174,6 +178,21 @@ impl Estimator {
         } else {
             (0.0, y / x.max(1.0))
         }
+    }
+}
+
+/// The same time for a request of so many registers, with no less overhead than there is. Where a slow meter with long
+/// requests and a quick one with short ones share a line, the fit has none, and plans would ask for each value alone.
+fn at_least_overhead(cost: CostModel, registers: f64) -> CostModel {
+    if cost.round_trip_micros >= OVERHEAD.saturating_mul(cost.register_micros) {
+        return cost;
+    }
+    let micros = cost.round_trip_micros as f64 + cost.register_micros as f64 * registers;
+    let register = (micros / (OVERHEAD as f64 + registers)).round().max(1.0) as u64;
+    CostModel {
+        round_trip_micros: OVERHEAD.saturating_mul(register),
+        register_micros: register,
+        ..cost
     }
 }
 
@@ -234,6 +253,23 @@ mod tests {
         let cost = meter.measured().unwrap();
         assert!((900..1_200).contains(&cost.round_trip_micros), "{cost:?}");
         assert!((1..=4).contains(&revisions), "{revisions}");
+    }
+
+    #[test]
+    fn a_slow_meter_beside_a_quick_one_does_not_make_a_request_of_each_value() {
+        let mut line = Estimator::new(CostModel::default());
+        for i in 0..600 {
+            // 700 ms for a request whatever it asks for, beside 5 ms.
+            if i % 2 == 0 {
+                line.observe(4, 5_000);
+            } else {
+                line.observe(100, 800_000);
+            }
+            if let Some(cost) = line.revised() {
+                assert!(cost.round_trip_micros >= 10 * cost.register_micros, "{cost:?}");
+            }
+        }
+        assert!(line.in_use != CostModel::default());
     }
 
     proptest! {
