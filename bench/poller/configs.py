@@ -14,12 +14,16 @@ FIRST_PORT = 21000
 
 @dataclass(frozen=True)
 class Plant:
-    """So many endpoints with so many units of so many registers, read every `interval_ms`."""
+    """So many endpoints with so many units of so many registers, read every `interval_ms`.
+
+    The poller may have `in_flight` requests of an endpoint under way at a time; Telegraf has one.
+    """
 
     endpoints: int
     units: int
     registers: int
     interval_ms: int
+    in_flight: int = 1
 
     @property
     def meters(self) -> int:
@@ -46,6 +50,7 @@ def poller(plant: Plant, topic: str, path: Path) -> Path:
             "name": f"e{port}",
             "address": plant.address(port),
             "transport": "tcp",
+            "maxInFlight": plant.in_flight,
             "meters": [
                 {"name": f"m{port}-{unit}", "unitId": unit, "registerMap": "bench"}
                 for unit in range(1, plant.units + 1)

@@ -3,6 +3,7 @@
 import re
 import resource
 import time
+from dataclasses import replace
 from statistics import median
 
 import xxhash
@@ -15,6 +16,8 @@ from .servers import Failed, Poller, Process, Telegraf, simulator
 
 WARM_UP = 10
 COMPARISON = Plant(endpoints=3, units=9, registers=80, interval_ms=100)
+# The same with a field that Telegraf has no like of: its default is one request at a time.
+IN_FLIGHT = "corrente-poller, maxInFlight: 16"
 THOUSAND = Plant(endpoints=100, units=10, registers=40, interval_ms=1000)
 
 
@@ -27,6 +30,8 @@ def unique(name: str) -> str:
 
 
 def start(program: str, plant: Plant, topic: str) -> Process:
+    if program == IN_FLIGHT:
+        return Poller(replace(plant, in_flight=16), topic)
     if program == "corrente-poller":
         return Poller(plant, topic)
     return Telegraf(plant, topic, program.removeprefix("telegraf "))
@@ -87,7 +92,7 @@ def comparison(seconds: float, rounds: int) -> dict:
         runs = []
         for number in range(rounds):
             say(f"  round {number + 1} of {rounds}")
-            for program in (fastest, "corrente-poller"):
+            for program in (fastest, "corrente-poller", IN_FLIGHT):
                 runs.append(measure(program, COMPARISON, simulated, seconds))
                 tell(runs[-1])
     return {"probes": [strip(probe) for probe in probes], "peer": fastest, "runs": [strip(run) for run in runs]}
