@@ -121,27 +121,28 @@ async fn a_silent_unit_costs_the_others_of_its_line_nothing_but_spare_time() {
     device.unit(2, |unit| unit.silent = true);
     let mut records = Records::new(broker.source(&["meters".to_owned()]));
     let meters = [meter("dead", 2), meter("live", 1)];
-    let running = start(
-        config(four(), one_endpoint(&device, &meters)),
-        dir.path(),
-        &broker,
-        None,
-    );
+    let config = PollerConfig {
+        interval: corrente_crds::Duration::from_millis(600),
+        // Long enough for a machine with much to do.
+        timeout: corrente_crds::Duration::from_millis(300),
+        ..config(four(), one_endpoint(&device, &meters))
+    };
+    let running = start(config, dir.path(), &broker, None);
     let (mut live, mut dead) = (Vec::new(), Vec::new());
-    while live.len() < 20 {
+    while live.len() < 12 {
         let record = records.next().await;
         if record.meter == "live" {
             assert_eq!(record.quality, Some(Quality::Good));
             live.push(record.slot.unwrap().0);
         } else {
             assert_eq!(record.quality, Some(Quality::Failed));
-            assert!(record.bad.unwrap().contains("no answer within 150 ms"));
+            assert!(record.bad.unwrap().contains("no answer within 300 ms"));
             dead.push(record.slot.unwrap().0);
         }
     }
     assert!(live.windows(2).all(|pair| pair[1] > pair[0]));
     assert!(
-        dead.len() >= 10,
+        dead.len() >= 6,
         "a record for each slot, asked or not: {}",
         dead.len()
     );
@@ -153,7 +154,7 @@ async fn a_silent_unit_costs_the_others_of_its_line_nothing_but_spare_time() {
         serde_json::json!({"total": 2, "healthy": 1, "failing": 1})
     );
     assert_eq!(status["failingMeters"][0]["name"], "dead");
-    assert_eq!(status["failingMeters"][0]["reason"], "no answer within 150 ms");
+    assert_eq!(status["failingMeters"][0]["reason"], "no answer within 300 ms");
     // It is asked again, and noticed when it answers.
     device.set(2, 10, &[5, 6, 7, 8]);
     device.unit(2, |unit| unit.silent = false);
