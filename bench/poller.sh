@@ -25,6 +25,11 @@ PROFILE=${PROFILE:-dist}
 command -v cargo >/dev/null || fail "Rust is not installed: see https://rustup.rs"
 command -v go >/dev/null || fail "Telegraf is built from source: install Go 1.26 or later (https://go.dev/dl) and put it on PATH"
 
+# Two runs at a time would use the same ports and folders, and each other's processor time.
+mkdir -p "$CORRENTE_CACHE"
+exec 9>"$CORRENTE_CACHE/bench.lock"
+flock -n 9 || { say "another run is under way; waiting for it"; flock 9; }
+
 # The two plugins that are compared and nothing else, which is the smallest Telegraf there is.
 build_telegraf() {
   GOBIN=$1 CGO_ENABLED=0 GOFLAGS='-buildvcs=false' go install -trimpath -ldflags "-s -w" \
