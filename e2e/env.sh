@@ -32,6 +32,15 @@ case ${CARGO_BUILD_TARGET:-} in
   flags_of_target=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$CARGO_BUILD_TARGET")_RUSTFLAGS
   export "$flags_of_target=-C target-feature=+crt-static"
   unset flags_of_target
+  # OpenSSL built from source takes "static" for "without threads", and two connections
+  # at a time then corrupt the memory. The system's static library has its threads.
+  for dir in "/usr/lib/$(uname -m)-linux-gnu" /usr/lib64 /usr/lib; do
+    if [ -e "$dir/libssl.a" ] && [ -e /usr/include/openssl/ssl.h ]; then
+      export OPENSSL_NO_VENDOR=1 OPENSSL_STATIC=1 OPENSSL_LIB_DIR=$dir OPENSSL_INCLUDE_DIR=/usr/include
+      break
+    fi
+  done
+  unset dir
   ;;
 esac
 

@@ -148,6 +148,10 @@ else
   step "install cargo-nextest, cargo-deny" "$E2E/install.sh" tools || exit
 fi
 
+# What was installed may change how things are built.
+# shellcheck source=e2e/env.sh
+source "$E2E/env.sh"
+
 step "format" cargo fmt --all --check
 if command -v shellcheck >/dev/null; then
   step "shell scripts" shell_scripts
