@@ -92,29 +92,51 @@ impl Duration {
     }
 }
 
+/// A whole number that does not begin with 0 and one of the units, each with what it counts for: 1 to `most` in all.
+fn count(text: &str, units: &[(&str, u64)], most: u64) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    if number.starts_with('0') {
+        return None;
+    }
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    let all = number.parse::<u64>().ok()?.checked_mul(*factor)?;
+    (1..=most).contains(&all).then_some(all)
+}
+
+/// In logs and in documents a value is what people write.
+macro_rules! is_its_text {
+    ($type:ty) => {
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Cow::<'de, str>::deserialize(deserializer)?
+                    .parse()
+                    .map_err(de::Error::custom)
+            }
+        }
+    };
+}
+
 impl FromStr for Duration {
     type Err = NotADuration;
 
     fn from_str(text: &str) -> Result<Self, NotADuration> {
-        let err = || NotADuration(text.to_owned());
-        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(err)?;
-        let (number, unit) = text.split_at(digits);
-        if number.starts_with('0') {
-            return Err(err());
+        let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+        match count(text, &units, DAY_MILLIS) {
+            Some(millis) => Ok(Self { millis }),
+            None => Err(NotADuration(text.to_owned())),
         }
-        let number: u64 = number.parse().map_err(|_| err())?;
-        let factor = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(err()),
-        };
-        let millis = number.checked_mul(factor).ok_or_else(err)?;
-        if millis == 0 || millis > DAY_MILLIS {
-            return Err(err());
-        }
-        Ok(Self { millis })
     }
 }
 
@@ -130,25 +152,7 @@ impl fmt::Display for Duration {
     }
 }
 
-impl fmt::Debug for Duration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Duration {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Duration {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Cow::<'de, str>::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
-    }
-}
+is_its_text!(Duration);
 
 impl JsonSchema for Duration {
     fn schema_name() -> Cow<'static, str> {
@@ -209,24 +213,11 @@ impl FromStr for Retention {
     type Err = NotARetention;
 
     fn from_str(text: &str) -> Result<Self, NotARetention> {
-        let err = || NotARetention(text.to_owned());
-        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(err)?;
-        let (number, unit) = text.split_at(digits);
-        if number.starts_with('0') {
-            return Err(err());
+        let units = [("m", 1), ("h", 60), ("d", 24 * 60)];
+        match count(text, &units, MAX_MINUTES) {
+            Some(minutes) => Ok(Self { minutes }),
+            None => Err(NotARetention(text.to_owned())),
         }
-        let number: u64 = number.parse().map_err(|_| err())?;
-        let factor = match unit {
-            "m" => 1,
-            "h" => 60,
-            "d" => 24 * 60,
-            _ => return Err(err()),
-        };
-        let minutes = number.checked_mul(factor).ok_or_else(err)?;
-        if minutes == 0 || minutes > MAX_MINUTES {
-            return Err(err());
-        }
-        Ok(Self { minutes })
     }
 }
 
@@ -241,25 +232,7 @@ impl fmt::Display for Retention {
     }
 }
 
-impl fmt::Debug for Retention {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Retention {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Retention {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Cow::<'de, str>::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
-    }
-}
+is_its_text!(Retention);
 
 impl JsonSchema for Retention {
     fn schema_name() -> Cow<'static, str> {
