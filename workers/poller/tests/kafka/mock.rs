@@ -47,8 +47,7 @@ async fn a_broker_that_goes_and_comes_back_gets_every_record_once() {
             "in order, and none twice"
         );
     }
-    publishing.drain.cancel();
-    publishing.task.await.unwrap();
+    publishing.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,8 +68,7 @@ async fn a_fatal_error_costs_a_producer_and_no_record() {
     for seqs in partitions.values() {
         assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
     }
-    publishing.drain.cancel();
-    publishing.task.await.unwrap();
+    publishing.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,8 +106,7 @@ async fn nothing_is_overtaken(answers: &[RDKafkaRespErr]) {
     assert_eq!(spool.lock().stats().refused, 0);
     let partitions = consume(&cluster.bootstrap_servers(), "one", 2_000).await;
     assert_eq!(stored_by_a_sink(&partitions), (1..=2_000).collect::<Vec<_>>());
-    publishing.drain.cancel();
-    publishing.task.await.unwrap();
+    publishing.end().await;
 }
 
 /// A broker that answers every question, and every message with "later": librdkafka tries again for ever.
@@ -193,8 +190,7 @@ async fn a_message_that_is_too_large_is_set_aside() {
     assert_eq!(spool.lock().stats().refused, 1);
     let partitions = consume(&cluster.bootstrap_servers(), "meters", 20).await;
     assert!(partitions.values().flatten().all(|seq| *seq != 11));
-    publishing.drain.cancel();
-    publishing.task.await.unwrap();
+    publishing.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,8 +212,7 @@ async fn a_batch_that_is_too_large_costs_few_records() {
     let kept = 2_000 - usize::try_from(refused).unwrap();
     let partitions = consume(&cluster.bootstrap_servers(), "one", kept).await;
     assert_eq!(partitions.len(), 1);
-    publishing.drain.cancel();
-    publishing.task.await.unwrap();
+    publishing.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,8 +17,7 @@ async fn a_real_broker_gets_every_record_once_and_in_order() {
     let publishing = publish(&spool, &output, 10_000);
     drained(&spool).await;
     println!("10,000 records published in {:?}", started.elapsed());
-    publishing.drain.cancel();
-    publishing.task.await.unwrap();
+    publishing.end().await;
     let partitions = consume(&bootstrap, &topic, 10_000).await;
     assert_eq!(partitions.len(), 3);
     let mut all: Vec<u64> = partitions.values().flatten().copied().collect();
