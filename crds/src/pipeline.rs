@@ -200,6 +200,10 @@ pub struct Batch {
     /// The longest a record waits for others.
     #[serde(default = "default_max_age")]
     pub max_age: Duration,
+    /// Most batches that a pod stores at the same time, each of another partition and over a connection of its own.
+    #[serde(default = "default_writers")]
+    #[schemars(range(min = 1, max = 16))]
+    pub writers: i32,
 }
 
 impl Default for Batch {
@@ -208,6 +212,7 @@ impl Default for Batch {
             max_rows: default_max_rows(),
             max_bytes: default_max_bytes(),
             max_age: default_max_age(),
+            writers: default_writers(),
         }
     }
 }
@@ -222,6 +227,10 @@ fn default_max_bytes() -> i32 {
 
 fn default_max_age() -> Duration {
     Duration::from_secs(1)
+}
+
+fn default_writers() -> i32 {
+    2
 }
 
 /// What became of a TelemetryPipeline.

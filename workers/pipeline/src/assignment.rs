@@ -25,11 +25,11 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// The fingerprint of a message.
     #[must_use]
-    pub fn of(message: &Incoming) -> Self {
+    pub fn of(message: &Incoming<'_>) -> Self {
         Self {
             timestamp: message.timestamp,
-            key_crc: message.key.as_deref().map(crc32fast::hash),
-            payload_crc: message.payload.as_deref().map(crc32fast::hash),
+            key_crc: message.key.map(crc32fast::hash),
+            payload_crc: message.payload.map(crc32fast::hash),
         }
     }
 }
@@ -87,7 +87,7 @@ pub enum Comparison {
 
 /// Compares the first message that was read with the recorded one.
 #[must_use]
-pub fn compare(check: &Check, first: &Incoming) -> Comparison {
+pub fn compare(check: &Check, first: &Incoming<'_>) -> Comparison {
     if first.offset != check.at {
         return Comparison::Gone;
     }
@@ -140,12 +140,12 @@ mod tests {
 
     use super::*;
 
-    fn message(offset: i64, payload: &str) -> Incoming {
+    fn message(offset: i64, payload: &str) -> Incoming<'_> {
         Incoming {
             offset,
             timestamp: Some(1_000 + offset),
-            key: Some(b"m".to_vec()),
-            payload: Some(payload.as_bytes().to_vec()),
+            key: Some(b"m"),
+            payload: Some(payload.as_bytes()),
         }
     }
 
@@ -177,19 +177,16 @@ mod tests {
             message(9, "b"),
             Incoming {
                 timestamp: Some(7),
-                ..stored.clone()
+                ..stored
             },
+            Incoming { key: None, ..stored },
             Incoming {
-                key: None,
-                ..stored.clone()
-            },
-            Incoming {
-                key: Some(b"n".to_vec()),
-                ..stored.clone()
+                key: Some(b"n"),
+                ..stored
             },
             Incoming {
                 payload: None,
-                ..stored.clone()
+                ..stored
             },
         ] {
             assert!(matches!(compare(&check, &other), Comparison::Other(why) if why.contains("made anew")));

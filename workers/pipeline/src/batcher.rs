@@ -3,10 +3,12 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use corrente_runtime::broker::Incoming;
+use corrente_runtime::broker::{Incoming, Messages};
 
 /// What each message costs beyond its key and payload, so that empty ones count too.
 const OVERHEAD: usize = 64;
@@ -22,46 +24,75 @@ pub struct Bounds {
     pub age: Duration,
 }
 
+/// Some messages of a group that was read at once; the group's memory is shared by its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The group.
+    pub messages: Arc<Messages>,
+    /// The numbers of the messages in it.
+    pub range: Range<usize>,
+}
+
+impl Run {
+    /// The messages, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = Incoming<'_>> {
+        self.range.clone().filter_map(|number| self.messages.get(number))
+    }
+
+    fn weight(&self) -> usize {
+        self.iter().map(|message| weight(&message)).sum()
+    }
+}
+
 /// The messages of one partition that are not in a batch yet.
 #[derive(Debug, Default)]
 pub struct Batcher {
-    messages: VecDeque<(Instant, Incoming)>,
+    /// Never an empty one among them.
+    runs: VecDeque<(Instant, Run)>,
+    count: usize,
     bytes: usize,
 }
 
-fn weight(message: &Incoming) -> usize {
-    message.key.as_ref().map_or(0, Vec::len) + message.payload.as_ref().map_or(0, Vec::len) + OVERHEAD
+fn weight(message: &Incoming<'_>) -> usize {
+    message.key.map_or(0, <[u8]>::len) + message.payload.map_or(0, <[u8]>::len) + OVERHEAD
 }
 
 impl Batcher {
-    /// Takes a message in.
-    pub fn push(&mut self, message: Incoming, now: Instant) {
-        self.bytes += weight(&message);
-        self.messages.push_back((now, message));
+    /// Takes messages in, from the one with the number `from` on.
+    pub fn push(&mut self, messages: Messages, from: usize, now: Instant) {
+        let run = Run {
+            range: from..messages.len(),
+            messages: Arc::new(messages),
+        };
+        if !run.range.is_empty() {
+            self.count += run.range.len();
+            self.bytes += run.weight();
+            self.runs.push_back((now, run));
+        }
     }
 
     /// Messages that wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.count
     }
 
     /// Whether none waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.runs.is_empty()
     }
 
     /// Whether enough waits for a batch, whatever its age.
     #[must_use]
     pub fn is_full(&self, bounds: &Bounds) -> bool {
-        self.messages.len() >= bounds.rows || self.bytes >= bounds.bytes
+        self.count >= bounds.rows || self.bytes >= bounds.bytes
     }
 
     /// When a batch is due at the latest; `None` where nothing waits.
     #[must_use]
     pub fn due_at(&self, bounds: &Bounds) -> Option<Instant> {
-        self.messages.front().map(|(since, _)| *since + bounds.age)
+        self.runs.front().map(|(since, _)| *since + bounds.age)
     }
 
     /// Whether a batch is due.
@@ -71,19 +102,36 @@ impl Batcher {
     }
 
     /// The oldest messages, within the bounds; at least one where any waits.
-    pub fn take(&mut self, bounds: &Bounds) -> Vec<Incoming> {
-        let mut bytes = 0;
-        let mut count = 0;
-        for (_, message) in self.messages.iter().take(bounds.rows.max(1)) {
-            bytes += weight(message);
-            if count > 0 && bytes > bounds.bytes {
-                bytes -= weight(message);
+    pub fn take(&mut self, bounds: &Bounds) -> Vec<Run> {
+        let (mut rows, mut bytes) = (bounds.rows.max(1), 0);
+        let mut taken = vec![];
+        while let Some((_, run)) = self.runs.front_mut() {
+            let mut end = run.range.start;
+            for message in run.iter().take(rows) {
+                let heavier = bytes + weight(&message);
+                if heavier > bounds.bytes && bytes > 0 {
+                    break;
+                }
+                bytes = heavier;
+                end += 1;
+            }
+            let whole = end == run.range.end;
+            rows -= end - run.range.start;
+            if end > run.range.start {
+                taken.push(Run {
+                    messages: run.messages.clone(),
+                    range: run.range.start..end,
+                });
+            }
+            run.range.start = end;
+            if !whole {
                 break;
             }
-            count += 1;
+            self.runs.pop_front();
         }
         self.bytes -= bytes;
-        self.messages.drain(..count).map(|(_, message)| message).collect()
+        self.count -= taken.iter().map(|run| run.range.len()).sum::<usize>();
+        taken
     }
 }
 
@@ -93,13 +141,14 @@ mod tests {
 
     use super::*;
 
-    fn message(offset: i64, size: usize) -> Incoming {
-        Incoming {
+    fn message(offset: i64, size: usize) -> Messages {
+        let payload = vec![b'x'; size];
+        Messages::from_iter([Incoming {
             offset,
             timestamp: None,
             key: None,
-            payload: Some(vec![b'x'; size]),
-        }
+            payload: Some(&payload),
+        }])
     }
 
     const BOUNDS: Bounds = Bounds {
@@ -122,7 +171,7 @@ mod tests {
         ] {
             let mut batcher = Batcher::default();
             for (offset, size) in sizes.iter().enumerate() {
-                batcher.push(message(offset as i64, *size), now);
+                batcher.push(message(offset as i64, *size), 0, now);
             }
             let at = now + Duration::from_millis(after);
             assert_eq!(batcher.is_due(&BOUNDS, at), due, "{sizes:?} after {after} ms");
@@ -132,22 +181,32 @@ mod tests {
     proptest! {
         #[test]
         fn every_message_leaves_once_in_order_and_within_the_bounds(
-            sizes in prop::collection::vec(0usize..2000, 0..50),
+            groups in prop::collection::vec(prop::collection::vec(0usize..2000, 0..12), 0..12), from in 0usize..3,
         ) {
             let now = Instant::now();
             let mut batcher = Batcher::default();
-            for (offset, size) in sizes.iter().enumerate() {
-                batcher.push(message(offset as i64, *size), now);
+            let (mut next, mut pushed) = (0, vec![]);
+            for sizes in &groups {
+                let mut group = Messages::default();
+                for size in sizes {
+                    let payload = vec![b'x'; *size];
+                    group.push(Incoming { offset: next, timestamp: None, key: None, payload: Some(&payload) });
+                    next += 1;
+                }
+                pushed.extend(group.iter().skip(from).map(|message| message.offset));
+                batcher.push(group, from, now);
             }
             let mut seen = vec![];
             while !batcher.is_empty() {
-                let batch = batcher.take(&BOUNDS);
-                prop_assert!(!batch.is_empty() && batch.len() <= BOUNDS.rows);
-                prop_assert!(batch.len() == 1 || batch.iter().map(weight).sum::<usize>() <= BOUNDS.bytes);
-                seen.extend(batch.iter().map(|m| m.offset));
+                prop_assert_eq!(batcher.len(), pushed.len() - seen.len());
+                let batch: Vec<_> = batcher.take(&BOUNDS);
+                let messages: Vec<_> = batch.iter().flat_map(Run::iter).collect();
+                prop_assert!(!messages.is_empty() && messages.len() <= BOUNDS.rows);
+                prop_assert!(messages.len() == 1 || messages.iter().map(weight).sum::<usize>() <= BOUNDS.bytes);
+                seen.extend(messages.iter().map(|m| m.offset));
             }
-            prop_assert_eq!(seen, (0..sizes.len() as i64).collect::<Vec<_>>());
-            prop_assert_eq!(batcher.bytes, 0);
+            prop_assert_eq!(seen, pushed);
+            prop_assert!(!batcher.is_full(&BOUNDS) && batcher.take(&BOUNDS).is_empty());
         }
     }
 }

@@ -6,49 +6,64 @@
 //! accepted record; so one number per stream, the highest that was stored, tells old from new. Records
 //! without stream and seq are known by their offset alone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// The highest stored `seq` of each stream of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     high: HashMap<String, u64>,
-    changed: HashSet<String>,
 }
 
 impl Marks {
     /// The marks that the database holds.
     #[must_use]
     pub fn new(high: HashMap<String, u64>) -> Self {
-        Self {
-            high,
-            changed: HashSet::new(),
-        }
+        Self { high }
     }
 
+    /// A batch that raised these marks is stored.
+    pub fn rise(&mut self, risen: Vec<(String, u64)>) {
+        self.high.extend(risen);
+    }
+
+    /// The marks during a batch: they change here only when it is stored, for it may have to be stored again.
+    #[must_use]
+    pub fn rising(&self) -> Rising<'_> {
+        Rising {
+            before: self,
+            risen: HashMap::new(),
+        }
+    }
+}
+
+/// The marks during a batch.
+#[derive(Debug)]
+pub struct Rising<'b> {
+    before: &'b Marks,
+    risen: HashMap<String, u64>,
+}
+
+impl Rising<'_> {
     /// Whether the record is new; if so, it is known from now on.
     pub fn admit(&mut self, stream: &str, seq: u64) -> bool {
-        match self.high.get_mut(stream) {
-            Some(high) if seq <= *high => return false,
-            Some(high) => *high = seq,
-            None => {
-                self.high.insert(stream.to_owned(), seq);
+        if let Some(high) = self.risen.get_mut(stream) {
+            let new = seq > *high;
+            if new {
+                *high = seq;
             }
+            return new;
         }
-        if !self.changed.contains(stream) {
-            self.changed.insert(stream.to_owned());
+        let new = self.before.high.get(stream).is_none_or(|high| seq > *high);
+        if new {
+            self.risen.insert(stream.to_owned(), seq);
         }
-        true
+        new
     }
 
-    /// The marks that rose since the last call, to be stored with the batch.
-    pub fn take_changed(&mut self) -> Vec<(String, u64)> {
-        self.changed
-            .drain()
-            .filter_map(|stream| {
-                let seq = *self.high.get(&stream)?;
-                Some((stream, seq))
-            })
-            .collect()
+    /// The marks that rose, to be stored with the batch.
+    #[must_use]
+    pub fn finish(self) -> Vec<(String, u64)> {
+        self.risen.into_iter().collect()
     }
 }
 
@@ -63,6 +78,7 @@ mod tests {
     #[test]
     fn drops_what_is_at_or_below_the_mark() {
         let mut marks = Marks::new(HashMap::from([("a".to_owned(), 5)]));
+        let mut rising = marks.rising();
         for (stream, seq, new) in [
             ("a", 4, false),
             ("a", 5, false),
@@ -72,12 +88,17 @@ mod tests {
             ("b", 0, false),
             ("a", 9, true),
         ] {
-            assert_eq!(marks.admit(stream, seq), new, "{stream}/{seq}");
+            assert_eq!(rising.admit(stream, seq), new, "{stream}/{seq}");
         }
-        let mut changed = marks.take_changed();
+        let mut changed = rising.finish();
         changed.sort();
         assert_eq!(changed, [("a".to_owned(), 9), ("b".to_owned(), 0)]);
-        assert_eq!(marks.take_changed(), []);
+        // What was not stored is new once more; what was is not.
+        assert!(marks.rising().admit("b", 0));
+        marks.rise(changed);
+        let mut rising = marks.rising();
+        assert!(!rising.admit("b", 0) && !rising.admit("a", 9));
+        assert_eq!(rising.finish(), []);
     }
 
     proptest! {
@@ -91,7 +112,13 @@ mod tests {
                 next = (next + forward).saturating_sub(back);
             }
             let mut marks = Marks::default();
-            let stored: Vec<u64> = sent.iter().copied().filter(|seq| marks.admit("s", *seq)).collect();
+            let mut stored: Vec<u64> = vec![];
+            for batch in sent.chunks(7) {
+                let mut rising = marks.rising();
+                stored.extend(batch.iter().copied().filter(|seq| rising.admit("s", *seq)));
+                let risen = rising.finish();
+                marks.rise(risen);
+            }
             let all: BTreeSet<u64> = sent.into_iter().collect();
             prop_assert_eq!(stored, all.into_iter().collect::<Vec<_>>());
         }

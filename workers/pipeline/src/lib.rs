@@ -5,9 +5,11 @@
 //! 2. [`batcher`]: when messages become a batch;
 //! 3. [`dedupe`]: which records the table has already;
 //! 4. [`batch`]: from messages to what is stored in one transaction;
-//! 5. [`partition`]: the four together, for one partition.
+//! 5. [`transform`]: what is done to a record on its way;
+//! 6. [`partition`]: these together, for one partition;
+//! 7. [`fault`]: how long to wait when the sink has a fault.
 //!
-//! At the rims: [`source`] reads from Kafka, [`sink`] stores, [`writer`] owns the sink, [`mod@run`] is the main
+//! At the rims: [`source`] reads from Kafka, [`sink`] stores, [`writer`] owns the sink's writers, [`mod@run`] is the main
 //! loop, [`state`] answers `/livez`, `/readyz` and `/status`, and [`app`] is the process.
 //!
 //! *Exactly once* rests on the sink alone: it holds the next offset of each partition in the transaction
@@ -15,15 +17,16 @@
 //! are for lag tools.
 
 pub mod assignment;
-pub mod backoff;
 pub mod batch;
 pub mod batcher;
 pub mod dedupe;
+pub mod fault;
 pub mod partition;
 pub mod run;
 pub mod sink;
 pub mod source;
 pub mod state;
+pub mod transform;
 pub mod writer;
 
 #[cfg(all(feature = "kafka", feature = "postgres"))]

@@ -6,9 +6,9 @@
 //! 4. *Stopped*: reading would lose or mix up records. The reason is told, and the claim is tried again
 //!    from time to time, so that what a person changes takes effect by itself.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use corrente_runtime::broker::{Incoming, Start};
+use corrente_runtime::broker::{Messages, Start};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -64,7 +64,7 @@ pub struct Partition {
     epoch: i64,
     stored: Option<i64>,
     read: Option<i64>,
-    marks: Marks,
+    marks: Arc<Marks>,
     batcher: Batcher,
 }
 
@@ -89,7 +89,7 @@ impl Partition {
             epoch: 0,
             stored: None,
             read: None,
-            marks: Marks::default(),
+            marks: Arc::default(),
             batcher: Batcher::default(),
         }
     }
@@ -100,7 +100,7 @@ impl Partition {
         self.epoch = claimed.epoch;
         self.stored = claimed.position.map(|p| p.next_offset);
         self.read = self.stored;
-        self.marks = Marks::new(claimed.marks);
+        self.marks = Arc::new(Marks::new(claimed.marks));
         self.phase = check.map_or(Phase::Reading, Phase::Checking);
         if self.phase == Phase::Reading {
             self.earlier = None;
@@ -109,35 +109,34 @@ impl Partition {
     }
 
     /// Messages were read. They may come late, after the partition stopped; then they are dropped.
-    pub fn messages(&mut self, messages: Vec<Incoming>, now: Instant) {
-        for message in messages {
-            if let Phase::Checking(check) = &self.phase {
-                match assignment::compare(check, &message) {
-                    Comparison::Same => {
-                        self.phase = Phase::Reading;
-                        self.earlier = None;
-                        continue;
-                    }
-                    Comparison::Gone => {
+    pub fn messages(&mut self, messages: Messages, now: Instant) {
+        let Some(first) = messages.get(0) else {
+            return;
+        };
+        if let Phase::Checking(check) = &self.phase {
+            match assignment::compare(check, &first) {
+                Comparison::Other(reason) => self.phase = Phase::Stopped(reason),
+                compared => {
+                    if compared == Comparison::Gone {
                         tracing::warn!(
                             partition = %self.place.partition,
                             offset = check.at,
                             "the message that was stored last is no longer in the topic: it cannot be compared"
                         );
-                        self.phase = Phase::Reading;
-                        self.earlier = None;
                     }
-                    Comparison::Other(reason) => self.phase = Phase::Stopped(reason),
+                    self.phase = Phase::Reading;
+                    self.earlier = None;
                 }
             }
-            if self.phase != Phase::Reading {
-                return;
-            }
-            // What is below was read before, as after a pause.
-            if self.read.is_none_or(|read| message.offset >= read) {
-                self.read = Some(message.offset + 1);
-                self.batcher.push(message, now);
-            }
+        }
+        if self.phase != Phase::Reading {
+            return;
+        }
+        // What is below was read before, as after a pause, or is the one that was compared.
+        let from = self.read.map_or(0, |read| messages.position(read));
+        if let Some(last) = messages.last().filter(|_| from < messages.len()) {
+            self.read = Some(last.offset + 1);
+            self.batcher.push(messages, from, now);
         }
     }
 
@@ -189,22 +188,24 @@ impl Partition {
         if !(self.batcher.is_due(bounds, now) || flush && !self.batcher.is_empty()) {
             return None;
         }
-        let messages = self.batcher.take(bounds);
+        let runs = self.batcher.take(bounds);
         let batch = Batch::build(
             self.place.clone(),
             self.epoch,
             self.stored,
-            messages,
-            &mut self.marks,
+            runs,
+            self.marks.clone(),
         )?;
         self.in_flight = true;
         Some(batch)
     }
 
-    /// The batch up to `next_offset` is stored.
-    pub fn stored(&mut self, next_offset: i64) {
+    /// The batch up to `next_offset` is stored, and raised `marks`.
+    pub fn stored(&mut self, next_offset: i64, marks: Vec<(String, u64)>) {
         self.in_flight = false;
         self.stored = Some(next_offset);
+        // Copied only where the batch is still somewhere.
+        Arc::make_mut(&mut self.marks).rise(marks);
     }
 
     /// When [`Partition::next_batch`] has something to give at the latest.
@@ -258,7 +259,7 @@ impl Partition {
 mod tests {
     use std::{collections::HashMap, time::Duration};
 
-    use corrente_runtime::broker::TopicPartition;
+    use corrente_runtime::broker::{Incoming, TopicPartition};
 
     use super::*;
     use crate::assignment::{Fingerprint, Position};
@@ -269,17 +270,23 @@ mod tests {
         age: Duration::from_secs(1),
     };
 
-    fn message(offset: i64) -> Incoming {
-        let payload = format!(r#"{{"ts":"2026-11-20T22:20:00Z","meter":"m","stream":"s","seq":{offset}}}"#);
-        Incoming {
-            offset,
-            timestamp: Some(offset),
-            key: None,
-            payload: Some(payload.into_bytes()),
+    fn messages(offsets: std::ops::Range<i64>) -> Messages {
+        let mut messages = Messages::default();
+        for offset in offsets {
+            let payload =
+                format!(r#"{{"ts":"2026-11-20T22:20:00Z","meter":"m","stream":"s","seq":{offset}}}"#);
+            messages.push(Incoming {
+                offset,
+                timestamp: Some(offset),
+                key: None,
+                payload: Some(payload.as_bytes()),
+            });
         }
+        messages
     }
 
-    fn claimed(next_offset: i64, last: &Incoming) -> (Partition, Start) {
+    fn claimed(next_offset: i64, last: i64) -> (Partition, Start) {
+        let last = messages(last..last + 1);
         let place = Place {
             cluster: "c".into(),
             partition: TopicPartition {
@@ -292,7 +299,7 @@ mod tests {
             epoch: 7,
             position: Some(Position {
                 next_offset,
-                last: Some(Fingerprint::of(last)),
+                last: Some(Fingerprint::of(&last.get(0).unwrap())),
             }),
             marks: HashMap::new(),
         });
@@ -302,9 +309,9 @@ mod tests {
     #[test]
     fn compares_the_first_message_and_stores_the_rest() {
         let now = Instant::now();
-        let (mut partition, start) = claimed(5, &message(4));
+        let (mut partition, start) = claimed(5, 4);
         assert_eq!(start, Start::Offset(4));
-        partition.messages((4..9).map(message).collect(), now);
+        partition.messages(messages(4..9), now);
         assert_eq!(partition.phase, Phase::Reading);
         let batch = partition.next_batch(&BOUNDS, now, false).unwrap();
         assert_eq!((batch.epoch, batch.previous, batch.next_offset), (7, Some(5), 7));
@@ -313,18 +320,18 @@ mod tests {
             None,
             "one batch at a time"
         );
-        partition.stored(7);
+        partition.stored(7, vec![]);
         // Read again, as after a pause: nothing comes twice.
-        partition.messages((4..9).map(message).collect(), now);
+        partition.messages(messages(4..9), now);
         assert_eq!(partition.next_batch(&BOUNDS, now, false).unwrap().next_offset, 9);
-        partition.stored(9);
+        partition.stored(9, vec![]);
         assert_eq!(partition.next_batch(&BOUNDS, now, true), None);
     }
 
     #[test]
     fn stops_where_another_message_is_there() {
-        let (mut partition, _) = claimed(5, &message(3));
-        partition.messages((4..9).map(message).collect(), Instant::now());
+        let (mut partition, _) = claimed(5, 3);
+        partition.messages(messages(4..9), Instant::now());
         assert!(matches!(&partition.phase, Phase::Stopped(why) if why.contains("offset 4")));
         assert_eq!(partition.next_batch(&BOUNDS, Instant::now(), true), None);
         assert_eq!(partition.out_of_range(0, 100), None);
@@ -332,19 +339,19 @@ mod tests {
 
     #[test]
     fn goes_on_after_a_gap_and_stops_beyond_the_end() {
-        let (mut partition, _) = claimed(5, &message(4));
+        let (mut partition, _) = claimed(5, 4);
         assert_eq!(partition.out_of_range(8, 20), Some((Start::Offset(8), 3)));
-        partition.messages(vec![message(8)], Instant::now());
+        partition.messages(messages(8..9), Instant::now());
         let batch = partition.next_batch(&BOUNDS, Instant::now(), true).unwrap();
         assert_eq!((batch.previous, batch.next_offset), (Some(5), 9));
-        let (mut partition, _) = claimed(5, &message(4));
+        let (mut partition, _) = claimed(5, 4);
         assert_eq!(partition.out_of_range(0, 2), None);
         assert!(matches!(partition.phase, Phase::Stopped(_)));
     }
 
     #[test]
     fn a_log_that_has_grown_to_the_start_is_compared_again() {
-        let (mut partition, _) = claimed(5, &message(4));
+        let (mut partition, _) = claimed(5, 4);
         for (low, high, inside) in [
             (0, 4, false),
             (0, 5, true),
@@ -354,7 +361,7 @@ mod tests {
         ] {
             assert_eq!(partition.is_inside(low, high), inside, "{low}..{high}");
         }
-        partition.messages((4..7).map(message).collect(), Instant::now());
+        partition.messages(messages(4..7), Instant::now());
         assert!(!partition.is_inside(0, 6), "7 is next");
         assert!(partition.is_inside(0, 7));
         partition.phase = Phase::Stopped("because".into());
@@ -363,8 +370,8 @@ mod tests {
 
     #[test]
     fn nothing_is_with_the_sink_after_a_refusal() {
-        let (mut partition, _) = claimed(1, &message(0));
-        partition.messages((0..4).map(message).collect(), Instant::now());
+        let (mut partition, _) = claimed(1, 0);
+        partition.messages(messages(0..4), Instant::now());
         assert!(partition.next_batch(&BOUNDS, Instant::now(), false).is_some());
         partition.fenced("another's".into());
         assert!(!partition.in_flight);
@@ -374,14 +381,14 @@ mod tests {
 
     #[test]
     fn pauses_when_a_batch_waits_behind_another() {
-        let (mut partition, _) = claimed(1, &message(0));
+        let (mut partition, _) = claimed(1, 0);
         let now = Instant::now();
-        partition.messages((0..4).map(message).collect(), now);
+        partition.messages(messages(0..4), now);
         assert!(partition.should_pause(&BOUNDS));
         partition.paused = true;
         assert!(partition.next_batch(&BOUNDS, now, false).is_some());
         assert!(partition.should_pause(&BOUNDS));
-        partition.stored(3);
+        partition.stored(3, vec![]);
         assert!(partition.next_batch(&BOUNDS, now, true).is_some());
         assert!(!partition.should_pause(&BOUNDS));
     }

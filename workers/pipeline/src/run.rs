@@ -1,4 +1,4 @@
-//! The worker's main loop: between the broker, the partitions and the task that owns the sink.
+//! The worker's main loop: between the broker, the partitions and the task that owns the sink's writers.
 //!
 //! 1. A partition is assigned: it is claimed in the sink, and read from where the sink says.
 //! 2. Messages are gathered; a batch that is due goes to the sink, one per partition at a time.
@@ -57,7 +57,8 @@ pub async fn run<S: Source, K: Sink>(
     let (jobs, queue) = mpsc::unbounded_channel();
     let (results, done) = mpsc::unbounded_channel();
     // Aborted when this function's future is dropped, so that nothing is stored after it.
-    let _writer = AbortOnDropHandle::new(tokio::spawn(write(sink, queue, results, state.clone())));
+    let writers = usize::try_from(config.batch.writers).unwrap_or(1);
+    let _writers = AbortOnDropHandle::new(tokio::spawn(write(sink, writers, queue, results, state.clone())));
     let mut worker = Worker {
         source,
         bounds: Bounds {
@@ -228,11 +229,13 @@ impl<S: Source> Worker<S> {
                     self.publish();
                 }
             }
-            Done::Stored(claim, batch, _) => {
-                let place = batch.place.partition;
+            Done::Stored(claim, batch, stored) => {
+                let (place, next) = (batch.place.partition.clone(), batch.next_offset);
+                // Its messages' memory is free from here on.
+                drop(batch);
                 if let Some(partition) = self.partitions.get_mut(&place).filter(|p| p.claim == claim) {
-                    partition.stored(batch.next_offset);
-                    self.source.commit(vec![(place.clone(), batch.next_offset)]);
+                    partition.stored(next, stored.marks);
+                    self.source.commit(vec![(place.clone(), next)]);
                     self.dispatch(false);
                     self.after_reading(&place);
                 }
@@ -258,7 +261,7 @@ impl<S: Source> Worker<S> {
                 // The receiver is gone only where the task ended, which `work` notices.
                 let _ = self.jobs.send(Job::Store {
                     claim: partition.claim,
-                    batch: Box::new(batch),
+                    batch: Arc::new(batch),
                     cancel: partition.cancel.clone(),
                 });
             }

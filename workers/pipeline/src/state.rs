@@ -16,7 +16,7 @@ use corrente_runtime::{broker::TopicPartition, http::Probe};
 use metrics::{counter, gauge, histogram};
 use serde::Serialize;
 
-use crate::{batch::Batch, partition::Partition, sink::Stored};
+use crate::{partition::Partition, sink::Stored};
 
 /// How long trouble may last before the worker is not ready.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,11 +32,23 @@ struct Inner {
     beat: Instant,
     joined: bool,
     sink_answered: bool,
-    sink: Option<Standing>,
+    /// By the partition that a job was about.
+    sink: BTreeMap<Option<TopicPartition>, Standing>,
     broker: Option<Standing>,
     partition: Option<Standing>,
     report: PipelineReport,
     partitions: BTreeMap<TopicPartition, PartitionReport>,
+}
+
+impl Inner {
+    /// The trouble that stands first: the sink's that has lasted longest, the broker's, that of a partition.
+    fn trouble(&self) -> Option<&Standing> {
+        let sink = self.sink.values().min_by_key(|standing| standing.since);
+        [sink, self.broker.as_ref(), self.partition.as_ref()]
+            .into_iter()
+            .flatten()
+            .next()
+    }
 }
 
 /// Trouble that stands.
@@ -85,7 +97,7 @@ impl Default for PipelineState {
                 beat: Instant::now(),
                 joined: false,
                 sink_answered: false,
-                sink: None,
+                sink: BTreeMap::new(),
                 broker: None,
                 partition: None,
                 report: PipelineReport::default(),
@@ -132,11 +144,13 @@ impl PipelineState {
         self.lock().joined = true;
     }
 
-    /// The sink did a job.
-    pub fn sink_answered(&self) {
+    /// The sink did a job, which was about this partition.
+    pub fn sink_answered(&self, place: Option<&TopicPartition>) {
         let mut inner = self.lock();
         inner.sink_answered = true;
-        if let Some(standing) = inner.sink.take() {
+        if let Some(standing) = inner.sink.remove(&place.cloned())
+            && inner.sink.is_empty()
+        {
             tracing::info!(
                 after_seconds = standing.since.elapsed().as_secs(),
                 "the database takes rows again"
@@ -144,12 +158,27 @@ impl PipelineState {
         }
     }
 
-    /// The sink did not do a job; it is tried again.
-    pub fn sink_failed(&self, reason: &str) {
+    /// The sink did not do a job, which was about this partition; it is tried again.
+    pub fn sink_failed(&self, place: Option<&TopicPartition>, reason: &str) {
         counter!("corrente_pipeline_sink_failures_total").increment(1);
-        if stand(&mut self.lock().sink, reason) {
+        let mut inner = self.lock();
+        let known = inner
+            .sink
+            .values()
+            .any(|standing| standing.trouble.reason == reason);
+        let mut standing = inner.sink.remove(&place.cloned());
+        stand(&mut standing, reason);
+        inner
+            .sink
+            .extend(standing.map(|standing| (place.cloned(), standing)));
+        if !known {
             tracing::warn!(reason, "the database does not take rows; trying again");
         }
+    }
+
+    /// A job that failed is not tried again: the partition is not ours any more, or is claimed anew.
+    pub fn sink_released(&self, place: Option<&TopicPartition>) {
+        self.lock().sink.remove(&place.cloned());
     }
 
     /// The broker does not answer.
@@ -171,17 +200,18 @@ impl PipelineState {
     }
 
     /// A batch is stored.
-    pub fn stored(&self, batch: &Batch, stored: Stored, took: Duration) {
+    pub fn stored(&self, stored: &Stored, took: Duration) {
         let mut inner = self.lock();
         inner.report.rows += stored.rows;
-        inner.report.duplicates += batch.duplicates;
+        inner.report.duplicates += stored.duplicates;
         inner.report.dead_lettered += stored.dead_letters;
         counter!("corrente_pipeline_rows_total").increment(stored.rows);
         for (outcome, count) in [
             ("stored", stored.rows),
-            ("duplicate", batch.duplicates),
+            ("duplicate", stored.duplicates),
+            ("dropped", stored.dropped),
             ("dead_letter", stored.dead_letters),
-            ("tombstone", batch.tombstones),
+            ("tombstone", stored.tombstones),
         ] {
             counter!("corrente_pipeline_records_total", "outcome" => outcome).increment(count);
         }
@@ -223,10 +253,7 @@ impl PipelineState {
     #[must_use]
     pub fn report(&self) -> PipelineReport {
         let inner = self.lock();
-        let trouble = [&inner.sink, &inner.broker, &inner.partition]
-            .into_iter()
-            .flatten()
-            .next();
+        let trouble = inner.trouble();
         PipelineReport {
             trouble: trouble.map(|s| s.trouble.clone()),
             ..inner.report.clone()
@@ -245,10 +272,7 @@ impl Probe for PipelineState {
 
     fn ready(&self) -> Result<(), String> {
         let inner = self.lock();
-        let trouble = [&inner.sink, &inner.broker, &inner.partition]
-            .into_iter()
-            .flatten()
-            .next();
+        let trouble = inner.trouble();
         if !inner.sink_answered {
             let reason = trouble.map_or("", |s| s.trouble.reason.as_str());
             return Err(format!("the database has not answered yet. {reason}"));
@@ -283,10 +307,10 @@ mod tests {
     #[test]
     fn is_ready_once_both_ends_have_answered() {
         let state = PipelineState::default();
-        state.sink_failed("connection refused");
+        state.sink_failed(None, "connection refused");
         assert!(state.ready().unwrap_err().contains("connection refused"));
         assert_eq!(state.report().trouble.unwrap().reason, "connection refused");
-        state.sink_answered();
+        state.sink_answered(None);
         assert!(
             state
                 .ready()
@@ -307,10 +331,27 @@ mod tests {
     #[test]
     fn keeps_since_when_trouble_lasts() {
         let state = PipelineState::default();
-        state.sink_failed("one");
+        state.sink_failed(None, "one");
         let first = state.report().trouble.unwrap();
-        state.sink_failed("two");
+        state.sink_failed(None, "two");
         let second = state.report().trouble.unwrap();
         assert_eq!((second.since, second.reason.as_str()), (first.since, "two"));
+    }
+
+    #[test]
+    fn one_partitions_trouble_is_not_ended_by_anothers_success() {
+        let state = PipelineState::default();
+        let place = |partition| TopicPartition {
+            topic: "t".into(),
+            partition,
+        };
+        state.sink_failed(Some(&place(0)), "a row is locked");
+        state.sink_answered(Some(&place(1)));
+        assert_eq!(state.report().trouble.unwrap().reason, "a row is locked");
+        state.sink_answered(Some(&place(0)));
+        assert_eq!(state.report().trouble, None);
+        state.sink_failed(Some(&place(0)), "a row is locked");
+        state.sink_released(Some(&place(0)));
+        assert_eq!(state.report().trouble, None);
     }
 }

@@ -3,7 +3,7 @@
 //! 1. [`time`]: instants as whole milliseconds, written as RFC 3339.
 //! 2. [`value`]: what a metric can be.
 //! 3. [`reading`]: what a poll gives, and how it becomes flat JSON.
-//! 4. [`parse`]: the same JSON read back, tolerant of records that others wrote.
+//! 4. [`view`]: the same JSON read back where it lies, and [`parse`], tolerant of records that others wrote.
 //! 5. [`partition`]: which partition a meter's records go to, as Java clients choose it.
 //!
 //! The format is flat JSON because Kafka Connect, Telegraf and ksqlDB read it as it is:
@@ -15,11 +15,15 @@ pub mod partition;
 pub mod reading;
 pub mod time;
 pub mod value;
+pub mod view;
+
+mod plain;
 
 pub use parse::{ParseError, Record};
 pub use reading::{Quality, Reading};
 pub use time::Timestamp;
 pub use value::Value;
+pub use view::{ValueRef, View};
 
 /// The record's own field names: no metric and no label may have one of them.
 pub const RESERVED: [&str; 8] = [

@@ -7,17 +7,19 @@
 //! `ts` and `slot` may be milliseconds since the epoch, Connect's `Timestamp`, and `bad` JSON text. The schema is
 //! not needed: it says nothing that the values do not. What begins with a zero byte is framed for a schema
 //! registry, and is named as that.
+//!
+//! This is the general way, which says what is wrong; [`View::read`] tries the quick one (`plain`) first.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, Visitor},
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
 
-use crate::{Quality, Timestamp, Value};
+use crate::{Quality, Timestamp, Value, ValueRef, View};
 
-/// A record as a sink sees it.
+/// A record that lasts longer than its message; a sink sees a [`View`].
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Record {
     /// When it was read.
@@ -37,7 +39,7 @@ pub struct Record {
     pub skipped: Option<u32>,
     /// Metrics and labels, in the order of the record. JSON nulls are left out.
     pub fields: Vec<(String, Value)>,
-    /// Why metrics are missing: the JSON object as it came.
+    /// Why metrics are missing: a JSON object.
     pub bad: Option<String>,
 }
 
@@ -60,38 +62,52 @@ const ENVELOPE: &[u8] = b"{\"schema\":";
 
 /// A record in Connect's envelope.
 #[derive(Deserialize)]
-struct Envelope {
+struct Envelope<'a> {
     #[serde(rename = "schema")]
     _schema: IgnoredAny,
-    #[serde(deserialize_with = "enveloped")]
-    payload: Record,
+    #[serde(borrow, deserialize_with = "enveloped")]
+    payload: View<'a>,
 }
 
-fn enveloped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Record, D::Error> {
-    deserializer.deserialize_map(RecordVisitor { enveloped: true })
+fn enveloped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<View<'de>, D::Error> {
+    let mut view = View::default();
+    deserializer.deserialize_map(RecordVisitor {
+        view: &mut view,
+        enveloped: true,
+    })?;
+    Ok(view)
 }
 
 impl Record {
     /// Reads one record.
     ///
     /// # Errors
-    /// Where the bytes are not one JSON object, `ts` or `meter` is missing, or a field has the wrong type;
-    /// the message says which and where.
+    /// As for [`View::parse`].
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        if bytes.first() == Some(&0) {
-            return Err(ParseError::Framed);
-        }
-        if bytes.starts_with(ENVELOPE) {
-            return Ok(serde_json::from_slice::<Envelope>(bytes)?.payload);
-        }
-        let mut json = serde_json::Deserializer::from_slice(bytes);
-        let record = json.deserialize_map(RecordVisitor { enveloped: false })?;
-        json.end()?;
-        Ok(record)
+        Ok(View::parse(bytes)?.to_record())
     }
 }
 
-struct RecordVisitor {
+/// Fills `view` with the record in `bytes`, whatever its shape.
+pub(crate) fn read<'a>(bytes: &'a [u8], view: &mut View<'a>) -> Result<(), ParseError> {
+    if bytes.first() == Some(&0) {
+        return Err(ParseError::Framed);
+    }
+    if bytes.starts_with(ENVELOPE) {
+        *view = serde_json::from_slice::<Envelope>(bytes)?.payload;
+        return Ok(());
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    json.deserialize_map(RecordVisitor {
+        view,
+        enveloped: false,
+    })?;
+    json.end()?;
+    Ok(())
+}
+
+struct RecordVisitor<'v, 'a> {
+    view: &'v mut View<'a>,
     /// Whether times and `bad` may be as Connect has them. Elsewhere a bare number is no time: it might be seconds.
     enveloped: bool,
 }
@@ -112,7 +128,7 @@ enum Bad {
     Object(serde_json::Map<String, serde_json::Value>),
 }
 
-impl RecordVisitor {
+impl RecordVisitor<'_, '_> {
     fn time<'de, A: MapAccess<'de>>(&self, map: &mut A) -> Result<Option<Timestamp>, A::Error> {
         if !self.enveloped {
             return map.next_value();
@@ -132,67 +148,136 @@ impl RecordVisitor {
                     .map_err(|error| de::Error::custom(format!("bad is no JSON object: {error}")))?,
             }
         } else {
-            map.next_value()?
+            match map.next_value()? {
+                None => return Ok(None),
+                Some(object) => object,
+            }
         };
         Ok(Some(serde_json::Value::Object(object).to_string()))
     }
 }
 
-impl<'de> Visitor<'de> for RecordVisitor {
-    type Value = Record;
+impl<'a> Visitor<'a> for RecordVisitor<'_, 'a> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Record, A::Error> {
-        let mut record = Record::default();
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         let (mut ts, mut meter) = (None, None);
-        while let Some(key) = map.next_key::<String>()? {
-            match key.as_str() {
+        while let Some(Text(key)) = map.next_key()? {
+            match &*key {
                 "ts" => ts = self.time(&mut map)?,
-                "meter" => meter = Some(map.next_value()?),
-                "slot" => record.slot = self.time(&mut map)?,
-                "stream" => record.stream = map.next_value()?,
-                "seq" => record.seq = map.next_value()?,
-                "quality" => record.quality = map.next_value()?,
-                "skipped" => record.skipped = map.next_value()?,
-                "bad" => record.bad = self.bad(&mut map)?,
+                "meter" => meter = Some(map.next_value::<Text>()?.0),
+                "slot" => self.view.slot = self.time(&mut map)?,
+                "stream" => self.view.stream = map.next_value::<Option<Text>>()?.map(|Text(stream)| stream),
+                "seq" => self.view.seq = map.next_value()?,
+                "quality" => self.view.quality = map.next_value()?,
+                "skipped" => self.view.skipped = map.next_value()?,
+                "bad" => self.view.bad = self.bad(&mut map)?.map(Cow::Owned),
                 _ => {
-                    if let Some(value) = field(&key, map.next_value()?)? {
-                        record.fields.push((key, value));
+                    if let Some(value) = map.next_value_seed(Field(&key))? {
+                        self.view.fields.push((key, value));
                     }
                 }
             }
         }
-        record.ts = ts.ok_or_else(|| de::Error::missing_field("ts"))?;
-        record.meter = meter.ok_or_else(|| de::Error::missing_field("meter"))?;
-        Ok(record)
+        self.view.ts = ts.ok_or_else(|| de::Error::missing_field("ts"))?;
+        self.view.meter = meter.ok_or_else(|| de::Error::missing_field("meter"))?;
+        Ok(())
     }
 }
 
-fn field<E: de::Error>(name: &str, json: serde_json::Value) -> Result<Option<Value>, E> {
-    use serde_json::Value as Json;
-    Ok(Some(match json {
-        Json::Null => return Ok(None),
-        Json::Bool(v) => Value::Bool(v),
-        Json::String(v) => Value::Text(v),
-        Json::Number(n) => match (n.as_i64(), n.as_u64(), n.as_f64()) {
-            (Some(v), _, _) => Value::Int(v),
-            (_, Some(v), _) => Value::UInt(v),
-            (_, _, Some(v)) => Value::Float(v),
-            _ => {
-                return Err(E::custom(format!(
-                    "field \"{name}\": the number {n} is beyond 64 bits"
-                )));
+/// Text, borrowed where there are no escapes in it. (serde's own `Cow` always copies within an `Option`.)
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
             }
-        },
-        Json::Array(_) | Json::Object(_) => {
-            return Err(E::custom(format!(
-                "field \"{name}\" is a list or an object; records are flat"
-            )));
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
         }
-    }))
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+/// A metric or a label, by its name; null is none.
+struct Field<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for Field<'_> {
+    type Value = Option<ValueRef<'de>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Field<'_> {
+    type Value = Option<ValueRef<'de>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a value of field \"{}\"", self.0)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(Some(ValueRef::Bool(value)))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        Ok(Some(ValueRef::Int(value)))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        Ok(Some(
+            i64::try_from(value).map_or(ValueRef::UInt(value), ValueRef::Int),
+        ))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
+        Ok(Some(ValueRef::Float(value)))
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
+        Ok(Some(ValueRef::Text(Cow::Borrowed(value))))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+        Ok(Some(ValueRef::Text(Cow::Owned(value.to_owned()))))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+        Err(self.not_flat())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+        Err(self.not_flat())
+    }
+}
+
+impl Field<'_> {
+    fn not_flat<E: de::Error>(&self) -> E {
+        E::custom(format!(
+            "field \"{}\" is a list or an object; records are flat",
+            self.0
+        ))
+    }
 }
 
 #[cfg(test)]

@@ -106,17 +106,133 @@ pub trait Producer: Send + Sync + 'static {
 /// Where a producer says what became of its messages.
 pub type DeliverySender = mpsc::UnboundedSender<Delivery>;
 
-/// A message that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incoming {
+/// A message that was read, where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incoming<'a> {
     /// Its place.
     pub offset: i64,
     /// The broker's timestamp in milliseconds since the epoch, where it has one.
     pub timestamp: Option<i64>,
     /// The key.
-    pub key: Option<Vec<u8>>,
+    pub key: Option<&'a [u8]>,
     /// The record; `None` is a tombstone.
-    pub payload: Option<Vec<u8>>,
+    pub payload: Option<&'a [u8]>,
+}
+
+/// Messages of one partition, in the order of their offsets: their bytes are in one piece of memory, because there
+/// may be a million of them a second.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Messages {
+    bytes: Vec<u8>,
+    index: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    offset: i64,
+    timestamp: Option<i64>,
+    /// Where the key begins; the payload follows it.
+    begin: usize,
+    key: Length,
+    payload: Length,
+}
+
+/// The length of a key or a payload. A message of Kafka is shorter than 2^31 bytes; the largest number says that there
+/// is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Length(u32);
+
+impl Length {
+    fn of(part: Option<&[u8]>) -> Self {
+        Self(part.map_or(u32::MAX, |part| u32::try_from(part.len()).unwrap_or(u32::MAX)))
+    }
+
+    fn get(self) -> Option<usize> {
+        (self.0 != u32::MAX).then_some(self.0 as usize)
+    }
+}
+
+impl Messages {
+    /// No messages, with room for so many bytes of keys and payloads.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            index: Vec::new(),
+        }
+    }
+
+    /// Adds a copy of a message, whose offset is higher than those before it.
+    pub fn push(&mut self, message: Incoming<'_>) {
+        self.index.push(Entry {
+            offset: message.offset,
+            timestamp: message.timestamp,
+            begin: self.bytes.len(),
+            key: Length::of(message.key),
+            payload: Length::of(message.payload),
+        });
+        self.bytes.extend_from_slice(message.key.unwrap_or_default());
+        self.bytes.extend_from_slice(message.payload.unwrap_or_default());
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The bytes of their keys and payloads.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The message with this number, from 0.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<Incoming<'_>> {
+        let entry = self.index.get(number)?;
+        let after_key = entry.begin + entry.key.get().unwrap_or(0);
+        let part = |begin: usize, length: Length| self.bytes.get(begin..begin + length.get()?);
+        Some(Incoming {
+            offset: entry.offset,
+            timestamp: entry.timestamp,
+            key: part(entry.begin, entry.key),
+            payload: part(after_key, entry.payload),
+        })
+    }
+
+    /// The last message.
+    #[must_use]
+    pub fn last(&self) -> Option<Incoming<'_>> {
+        self.get(self.len().checked_sub(1)?)
+    }
+
+    /// The messages, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = Incoming<'_>> {
+        (0..self.len()).filter_map(|number| self.get(number))
+    }
+
+    /// The number of the first message at `offset` or after it; [`Messages::len`] where there is none.
+    #[must_use]
+    pub fn position(&self, offset: i64) -> usize {
+        self.index.partition_point(|entry| entry.offset < offset)
+    }
+}
+
+impl<'a> FromIterator<Incoming<'a>> for Messages {
+    fn from_iter<T: IntoIterator<Item = Incoming<'a>>>(messages: T) -> Self {
+        let mut all = Self::default();
+        for message in messages {
+            all.push(message);
+        }
+        all
+    }
 }
 
 /// Where reading a partition starts.
@@ -136,7 +252,7 @@ pub enum SourceEvent {
     /// Partitions are no longer ours: what was read from them and not stored must be dropped.
     Revoked(Vec<TopicPartition>),
     /// Messages of one partition, in the order of their offsets.
-    Messages(TopicPartition, Vec<Incoming>),
+    Messages(TopicPartition, Messages),
     /// The start asked for is not in the partition's log (any more). Nothing is read until another
     /// [`Source::start`].
     OutOfRange(TopicPartition),
@@ -173,4 +289,33 @@ pub trait Source: Send {
     /// Tells the group how far the sink is: the next offsets to read. For lag tools; the sink's own
     /// record is the truth.
     fn commit(&mut self, next_offsets: Vec<(TopicPartition, i64)>);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_what_was_pushed() {
+        let pushed = [
+            (3, Some(7), Some(&b"key"[..]), Some(&b"payload"[..])),
+            (5, None, None, Some(b"")),
+            (6, Some(-1), Some(b""), None),
+            (9, None, None, None),
+        ]
+        .map(|(offset, timestamp, key, payload)| Incoming {
+            offset,
+            timestamp,
+            key,
+            payload,
+        });
+        let messages: Messages = pushed.into_iter().collect();
+        assert!(messages.iter().eq(pushed));
+        assert_eq!(messages.last(), Some(pushed[3]));
+        assert_eq!((messages.len(), messages.bytes()), (4, 10));
+        for (offset, number) in [(0, 0), (3, 0), (4, 1), (6, 2), (9, 3), (10, 4)] {
+            assert_eq!(messages.position(offset), number, "{offset}");
+        }
+        assert_eq!(Messages::default().last(), None);
+    }
 }

@@ -21,8 +21,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::broker::{
-    BrokerError, Delivery, DeliverySender, Incoming, Outcome, Outgoing, Producer, SendError, Source,
-    SourceEvent, Start, TopicPartition,
+    BrokerError, Delivery, DeliverySender, Incoming, Messages, Outcome, Outgoing, Producer, SendError,
+    Source, SourceEvent, Start, TopicPartition,
 };
 
 /// Most messages of a partition that wait to be stored.
@@ -54,7 +54,9 @@ struct Log {
 }
 
 struct Kept {
-    message: Incoming,
+    offset: i64,
+    key: Arc<[u8]>,
+    payload: Arc<[u8]>,
     /// The token of the message and whom to tell, until it is stored.
     untold: Option<(u64, DeliverySender)>,
 }
@@ -70,7 +72,7 @@ impl Log {
         self.stored.insert(consumer, next);
         let slowest = self.stored.values().copied().min().unwrap_or(next);
         for kept in &mut self.messages {
-            if kept.message.offset >= slowest {
+            if kept.offset >= slowest {
                 break;
             }
             if let Some((token, deliveries)) = kept.untold.take() {
@@ -193,12 +195,9 @@ impl Producer for MemoryProducer {
                 Some((message.token, self.deliveries.clone()))
             };
             log.messages.push_back(Kept {
-                message: Incoming {
-                    offset: log.next(),
-                    timestamp: None,
-                    key: Some(message.key.to_vec()),
-                    payload: Some(message.payload.to_vec()),
-                },
+                offset: log.next(),
+                key: message.key,
+                payload: message.payload,
                 untold,
             });
         }
@@ -262,7 +261,14 @@ impl MemorySource {
             };
             let skip = usize::try_from(reading.next - log.first).unwrap_or(0);
             let waiting = log.messages.iter().skip(skip).take(1000);
-            let messages: Vec<_> = waiting.map(|kept| kept.message.clone()).collect();
+            let messages: Messages = waiting
+                .map(|kept| Incoming {
+                    offset: kept.offset,
+                    timestamp: None,
+                    key: Some(&kept.key),
+                    payload: Some(&kept.payload),
+                })
+                .collect();
             if let Some(last) = messages.last() {
                 reading.next = last.offset + 1;
                 return Some(SourceEvent::Messages(place.clone(), messages));

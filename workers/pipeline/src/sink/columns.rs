@@ -2,7 +2,7 @@
 //! each metric and each label.
 
 use corrente_crds::pipeline::ColumnType;
-use corrente_record::{RESERVED, Record, Value};
+use corrente_record::{RESERVED, ValueRef, View};
 
 use crate::batch::Refusal;
 
@@ -18,11 +18,11 @@ const SYSTEM: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
 /// The type of a column that nothing declares, from the first value: numbers are `float8`, whatever they
 /// look like, because the next one may have a fraction.
 #[must_use]
-pub fn undeclared(value: &Value) -> ColumnType {
+pub fn undeclared(value: &ValueRef<'_>) -> ColumnType {
     match value {
-        Value::Bool(_) => ColumnType::Boolean,
-        Value::Int(_) | Value::UInt(_) | Value::Float(_) => ColumnType::Float8,
-        Value::Text(_) => ColumnType::Text,
+        ValueRef::Bool(_) => ColumnType::Boolean,
+        ValueRef::Int(_) | ValueRef::UInt(_) | ValueRef::Float(_) => ColumnType::Float8,
+        ValueRef::Text(_) => ColumnType::Text,
     }
 }
 
@@ -53,7 +53,7 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_names(record: &Record) -> Result<(), Refusal> {
+pub fn check_names(record: &View<'_>) -> Result<(), Refusal> {
     record.fields.iter().try_for_each(|(name, _)| check_name(name))
 }
 

@@ -5,11 +5,12 @@
 //! fingerprint of the last message; and one mark per stream. Whoever takes a partition raises the epoch,
 //! so that a worker that lost the partition and does not know it yet is refused.
 
-use std::{collections::HashMap, future::Future};
+use std::{collections::HashMap, future::Future, sync::Arc};
 
 use crate::{
     assignment::Position,
-    batch::{Batch, Place},
+    batch::{Batch, Place, Sorted},
+    fault::{Fault, FaultKind},
 };
 
 pub mod columns;
@@ -29,12 +30,35 @@ pub struct Claimed {
 }
 
 /// What became of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
     /// Rows that are in the table.
     pub rows: u64,
     /// Records that are among the dead letters.
     pub dead_letters: u64,
+    /// Records that the table had already.
+    pub duplicates: u64,
+    /// Messages without payload.
+    pub tombstones: u64,
+    /// Records that a transformation left out.
+    pub dropped: u64,
+    /// The streams' new high-water marks.
+    pub marks: Vec<(String, u64)>,
+}
+
+impl Stored {
+    /// What became of a batch of which so many rows were stored and so many records set aside.
+    #[must_use]
+    pub fn new(rows: u64, dead_letters: u64, sorted: Sorted<'_>) -> Self {
+        Self {
+            rows,
+            dead_letters,
+            duplicates: sorted.duplicates,
+            tombstones: sorted.tombstones,
+            dropped: sorted.dropped,
+            marks: sorted.marks,
+        }
+    }
 }
 
 /// Why the sink did not do what was asked.
@@ -47,26 +71,49 @@ pub enum SinkError {
     /// Something that passes, or that a person must put right; the same is tried again for ever.
     #[error("{0}")]
     Retry(String),
+    /// The same, where it is known what sort of fault it is.
+    #[error("{}", .0.reason)]
+    Fault(Fault),
+}
+
+impl SinkError {
+    /// The fault, for what is to be tried again.
+    #[must_use]
+    pub fn into_fault(self) -> Fault {
+        match self {
+            Self::Fault(fault) => fault,
+            Self::Fenced(reason) | Self::Retry(reason) => Fault {
+                kind: FaultKind::Other,
+                reason,
+            },
+        }
+    }
 }
 
 /// A place to store rows in, exactly once.
-pub trait Sink: Send + 'static {
+pub trait Sink: Send + Sized + 'static {
     /// Makes sure that the database answers and that the tables are there.
     ///
     /// # Errors
-    /// [`SinkError::Retry`].
+    /// [`SinkError::Retry`] or [`SinkError::Fault`].
     fn open(&mut self) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Takes a partition over: raises its epoch and tells how far it is stored.
     ///
     /// # Errors
-    /// [`SinkError::Retry`].
+    /// [`SinkError::Retry`] or [`SinkError::Fault`].
     fn claim(&mut self, place: &Place) -> impl Future<Output = Result<Claimed, SinkError>> + Send;
 
     /// Stores a batch: rows, dead letters, marks and offset, all or nothing. A batch whose storing was
     /// not confirmed may be stored again: the sink recognises it.
     ///
     /// # Errors
-    /// [`SinkError::Fenced`] where the partition is not ours any more, else [`SinkError::Retry`].
-    fn store(&mut self, batch: &Batch) -> impl Future<Output = Result<Stored, SinkError>> + Send;
+    /// [`SinkError::Fenced`] where the partition is not ours any more, else as for the others.
+    fn store(&mut self, batch: &Arc<Batch>) -> impl Future<Output = Result<Stored, SinkError>> + Send;
+
+    /// Another writer to the same place, which works beside this one: batches of several partitions are stored at
+    /// the same time then. `None` where there can be one alone.
+    fn another(&self) -> Option<Self> {
+        None
+    }
 }

@@ -1,17 +1,17 @@
 //! The PostgreSQL sink, behind the in-process broker.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use corrente_config::pipeline::Hypertable;
 use corrente_crds::pipeline::ColumnType;
 use corrente_pipeline::{
     assignment::{Fingerprint, Position},
     batch::{Batch, Place},
-    dedupe::Marks,
+    batcher::Run,
     sink::{Sink as _, SinkError, Stored},
 };
 use corrente_runtime::{
-    broker::{Incoming, TopicPartition},
+    broker::{Incoming, Messages, TopicPartition},
     memory::MemoryBroker,
 };
 
@@ -30,26 +30,31 @@ fn place(topic: &str) -> Place {
     }
 }
 
-fn messages(offsets: std::ops::Range<i64>) -> Vec<Incoming> {
-    offsets
-        .map(|offset| Incoming {
+fn messages(offsets: std::ops::Range<i64>) -> Messages {
+    let mut messages = Messages::default();
+    for offset in offsets {
+        messages.push(Incoming {
             offset,
             timestamp: Some(1000 + offset),
-            key: Some(b"s".to_vec()),
-            payload: Some(record("s", offset as u64).into_bytes()),
-        })
-        .collect()
+            key: Some(b"s"),
+            payload: Some(record("s", offset as u64).as_bytes()),
+        });
+    }
+    messages
 }
 
-fn batch(epoch: i64, previous: Option<i64>, offsets: std::ops::Range<i64>) -> Batch {
-    Batch::build(
-        place("t"),
-        epoch,
-        previous,
-        messages(offsets),
-        &mut Marks::default(),
-    )
-    .unwrap()
+fn batch(epoch: i64, previous: Option<i64>, offsets: std::ops::Range<i64>) -> Arc<Batch> {
+    let messages = Arc::new(messages(offsets));
+    let run = Run {
+        range: 0..messages.len(),
+        messages,
+    };
+    let batch = Batch::build(place("t"), epoch, previous, vec![run], Arc::default());
+    Arc::new(batch.unwrap())
+}
+
+fn counts(stored: &Stored) -> (u64, u64) {
+    (stored.rows, stored.dead_letters)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,11 +65,11 @@ async fn a_zombie_is_refused_and_a_lost_answer_is_no_second_storing() {
     let (mut old, mut new) = (db.sink(&config), db.sink(&config));
     let first = old.claim(&place("t")).await.unwrap();
     assert_eq!((first.epoch, first.position), (1, None));
-    let stored = Stored {
-        rows: 5,
-        dead_letters: 0,
-    };
-    assert_eq!(old.store(&batch(1, None, 0..5)).await.unwrap(), stored);
+    let stored = old.store(&batch(1, None, 0..5)).await.unwrap();
+    assert_eq!(
+        (counts(&stored), &stored.marks[..]),
+        ((5, 0), &[("s".to_owned(), 4)][..])
+    );
     // The same again, as after a commit whose answer was lost; by another connection too.
     assert_eq!(old.store(&batch(1, None, 0..5)).await.unwrap(), stored);
     assert_eq!(
@@ -72,7 +77,7 @@ async fn a_zombie_is_refused_and_a_lost_answer_is_no_second_storing() {
         stored
     );
     let second = new.claim(&place("t")).await.unwrap();
-    let last = Fingerprint::of(&messages(4..5)[0]);
+    let last = Fingerprint::of(&messages(4..5).get(0).unwrap());
     assert_eq!(
         (second.epoch, second.position),
         (
@@ -115,7 +120,7 @@ async fn a_batch_of_which_every_row_is_refused_is_done_with() {
         .await
         .unwrap();
     let stored = sink.store(&batch(1, Some(1), 1..10_001)).await.unwrap();
-    assert_eq!((stored.rows, stored.dead_letters), (0, 10_000));
+    assert_eq!(counts(&stored), (0, 10_000));
     let letters = db
         .text(&format!(
             "SELECT count(DISTINCT message_offset), min(sqlstate), max(sqlstate), min(column_name) \
@@ -132,7 +137,7 @@ async fn a_batch_of_which_every_row_is_refused_is_done_with() {
         .await
         .unwrap();
     let next = sink.store(&batch(1, Some(10_001), 10_001..10_101)).await.unwrap();
-    assert_eq!((next.rows, next.dead_letters), (100, 0));
+    assert_eq!(counts(&next), (100, 0));
     db.drop().await;
 }
 
@@ -311,13 +316,7 @@ async fn a_table_altered_under_the_worker_is_looked_at_again() {
     );
     db.client.batch_execute(&alter).await.unwrap();
     let stored = sink.store(&batch(epoch, Some(5), 5..8)).await.unwrap();
-    assert_eq!(
-        stored,
-        Stored {
-            rows: 0,
-            dead_letters: 3
-        }
-    );
+    assert_eq!(counts(&stored), (0, 3));
     assert_eq!(
         db.dead_letters().await,
         "0|5|-|voltage,0|6|-|voltage,0|7|-|voltage"

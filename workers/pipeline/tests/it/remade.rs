@@ -5,13 +5,13 @@ use std::{collections::VecDeque, path::Path, sync::Arc};
 
 use corrente_config::{PipelineConfig, pipeline::SinkConfig};
 use corrente_pipeline::sink::sqlite::SqliteSink;
-use corrente_runtime::broker::{BrokerError, Incoming, Source, SourceEvent, Start, TopicPartition};
+use corrente_runtime::broker::{BrokerError, Incoming, Messages, Source, SourceEvent, Start, TopicPartition};
 
 use crate::support::{Worker, config, record, wait};
 
 /// One partition with the log of a moment ago, which was empty, and that of now.
 struct Remade {
-    log: Vec<Incoming>,
+    log: Messages,
     /// Whether the first start meets the log of a moment ago.
     outdated: bool,
     events: VecDeque<SourceEvent>,
@@ -20,18 +20,21 @@ struct Remade {
 impl Remade {
     /// A log of records of `stream`.
     fn new(stream: &str, count: u64, outdated: bool) -> Self {
-        let log = (0..count).map(|seq| Incoming {
-            offset: seq as i64,
-            timestamp: Some(1000 + seq as i64),
-            key: Some(stream.as_bytes().to_vec()),
-            payload: Some(record(stream, seq).into_bytes()),
-        });
+        let mut log = Messages::default();
+        for seq in 0..count {
+            log.push(Incoming {
+                offset: seq as i64,
+                timestamp: Some(1000 + seq as i64),
+                key: Some(stream.as_bytes()),
+                payload: Some(record(stream, seq).as_bytes()),
+            });
+        }
         let place = TopicPartition {
             topic: "t".into(),
             partition: 0,
         };
         Self {
-            log: log.collect(),
+            log,
             outdated,
             events: VecDeque::from([SourceEvent::Assigned(vec![place])]),
         }
@@ -60,7 +63,7 @@ impl Source for Remade {
                     Start::Offset(offset) => offset,
                 };
                 let found = self.log.iter().filter(|message| message.offset >= from);
-                SourceEvent::Messages(place, found.cloned().collect())
+                SourceEvent::Messages(place, found.collect())
             });
         }
     }

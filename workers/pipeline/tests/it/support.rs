@@ -55,6 +55,7 @@ pub fn config(name: &str, topics: &[&str], sink: SinkConfig) -> PipelineConfig {
             max_rows: 200,
             max_bytes: 64 * 1024,
             max_age: Span::from_millis(50),
+            writers: 2,
         },
     }
 }

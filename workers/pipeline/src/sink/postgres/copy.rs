@@ -1,31 +1,247 @@
-//! The COPY of a batch: `search` says which rows to try, and this tries them.
+//! The COPY of a batch.
 //!
-//! Each try is under a savepoint, which is released whatever came of it: savepoints that are only rolled
-//! back to would nest, and each would make the next one dearer.
+//! 1. [`stream`]: rows are encoded while those before them are on their way, in one pass. Where the database refuses
+//!    none, which is nearly always, that is all.
+//! 2. [`search`]: the rows are encoded first, `super::search` says which to try, and this tries them. Each try is under
+//!    a savepoint, which is released whatever came of it: savepoints that are only rolled back to would nest, and each
+//!    would make the next one dearer.
 
-use std::ops::Range;
+use std::{ops::Range, pin::Pin};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::SinkExt as _;
 use tokio::sync::Notify;
-use tokio_postgres::{Error, Statement, Transaction, error::DbError};
+use tokio_postgres::{CopyInSink, Error, Statement, Transaction, error::DbError};
 
 use super::{
+    beside::Beside,
     encode::{HEADER, TRAILER},
-    rows::Encoded,
+    layout::Layout,
+    rows::{Plan, Widened},
     search::Search,
+    session::Statements,
 };
-use crate::{batch::Refusal, sink::columns::quote};
+use crate::batch::{DeadLetter, Origin, Refusal, Rows, Sorted};
 
-/// Bytes in one message of a COPY.
-const CHUNK: usize = 256 * 1024;
+/// Bytes in one message of a COPY: enough that the messages cost little, and few enough that encoding, sending and
+/// storing overlap.
+const CHUNK: usize = 128 * 1024;
+/// A chunk is full when a row more might not fit.
+const NEARLY: usize = CHUNK - 4 * 1024;
 
-/// Copies the rows; gives the refused ones, by their place in [`Encoded::rows`]. Tells `answered` whenever
-/// the database did something.
-pub async fn copy(
+/// The table that is copied into.
+pub struct Target<'a> {
+    /// Its name in SQL.
+    pub table: &'a str,
+    /// Its columns.
+    pub layout: &'a Layout,
+    /// The columns of the COPY.
+    pub plan: &'a mut Plan,
+    /// The connection's statements.
+    pub statements: &'a mut Statements,
+}
+
+/// What became of a batch's rows.
+pub struct Copied<'b> {
+    /// How many rows are in the table.
+    pub rows: u64,
+    /// Rows that do not fit, or that the database refused.
+    pub refused: Vec<DeadLetter<'b>>,
+    /// What the pass found beside them.
+    pub sorted: Sorted<'b>,
+}
+
+/// How a pass ended.
+pub enum Streamed<'b> {
+    /// Every row that fits is in the table.
+    Copied(Copied<'b>),
+    /// The database refused some row; the transaction is of no use any more.
+    Refused,
+    /// The table lacks columns.
+    Missing,
+}
+
+impl Target<'_> {
+    async fn statement(&mut self, transaction: &Transaction<'_>) -> Result<Statement, Error> {
+        let columns = self.plan.columns();
+        let sql = format!("COPY {} ({columns}) FROM STDIN (FORMAT binary)", self.table);
+        self.statements.get(transaction, &sql).await
+    }
+}
+
+/// A COPY under way, and the rows that are not sent yet.
+struct Copying {
+    sink: Option<Pin<Box<CopyInSink<Bytes>>>>,
+    chunk: Vec<u8>,
+}
+
+impl Copying {
+    fn new() -> Self {
+        Self {
+            sink: None,
+            chunk: HEADER.to_vec(),
+        }
+    }
+
+    /// Sends what there is, as part of a COPY by the plan of now.
+    async fn send(&mut self, transaction: &Transaction<'_>, into: &mut Target<'_>) -> Result<(), Error> {
+        let sink = match &mut self.sink {
+            Some(sink) => sink,
+            None => {
+                let statement = into.statement(transaction).await?;
+                self.sink.insert(Box::pin(transaction.copy_in(&statement).await?))
+            }
+        };
+        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK));
+        sink.send(Bytes::from(chunk)).await
+    }
+
+    /// Ends the COPY, if there are rows for one; another may begin then.
+    async fn finish(&mut self, transaction: &Transaction<'_>, into: &mut Target<'_>) -> Result<(), Error> {
+        if self.sink.is_some() || self.chunk.len() > HEADER.len() {
+            self.chunk.extend_from_slice(TRAILER);
+            self.send(transaction, into).await?;
+            if let Some(mut sink) = self.sink.take() {
+                sink.as_mut().finish().await?;
+            }
+        }
+        self.chunk.clear();
+        self.chunk.extend_from_slice(HEADER);
+        Ok(())
+    }
+}
+
+/// Copies the rows of a pass as they come, and tells them to what is kept beside them.
+pub async fn stream<'b>(
     transaction: &Transaction<'_>,
-    table: &str,
-    encoded: &Encoded,
+    mut into: Target<'_>,
+    rows: Rows<'b>,
+    beside: &mut [Box<dyn Beside>],
+    answered: &Notify,
+) -> Result<Streamed<'b>, Error> {
+    match try_stream(transaction, &mut into, rows, beside, answered).await {
+        Err(error) if error.as_db_error().is_some_and(is_refusal) => Ok(Streamed::Refused),
+        other => other,
+    }
+}
+
+async fn try_stream<'b>(
+    transaction: &Transaction<'_>,
+    into: &mut Target<'_>,
+    mut rows: Rows<'b>,
+    beside: &mut [Box<dyn Beside>],
+    answered: &Notify,
+) -> Result<Streamed<'b>, Error> {
+    let (mut copying, mut count, mut refused) = (Copying::new(), 0, vec![]);
+    while let Some(row) = rows.next() {
+        let mut encoded = into.plan.encode(row.record, &mut copying.chunk);
+        if encoded == Ok(false) {
+            copying.finish(transaction, into).await?;
+            encoded = match into.plan.widen(into.layout, row.record) {
+                Widened::Known => into.plan.encode(row.record, &mut copying.chunk),
+                Widened::Missing => return Ok(Streamed::Missing),
+                Widened::Refused(refusal) => Err(refusal),
+            };
+        }
+        match encoded {
+            Ok(_) => {
+                count += 1;
+                for beside in &mut *beside {
+                    beside.observe(row.record);
+                }
+            }
+            Err(refusal) => refused.push(DeadLetter {
+                origin: row.origin,
+                refusal,
+            }),
+        }
+        if copying.chunk.len() >= NEARLY {
+            copying.send(transaction, into).await?;
+            answered.notify_one();
+        }
+    }
+    copying.finish(transaction, into).await?;
+    Ok(Streamed::Copied(Copied {
+        rows: count,
+        refused,
+        sorted: rows.finish(),
+    }))
+}
+
+/// Rows that are encoded, one after the other, without header and trailer.
+#[derive(Default)]
+struct Encoded<'b> {
+    bytes: Vec<u8>,
+    /// For each row where it came from, and where it ends in the bytes.
+    rows: Vec<(Origin<'b>, usize)>,
+}
+
+impl Encoded<'_> {
+    /// The bytes of some rows.
+    fn of(&self, rows: Range<usize>) -> &[u8] {
+        let end = |row: Option<usize>| row.and_then(|row| self.rows.get(row)).map_or(0, |(_, end)| *end);
+        let bytes = end(rows.start.checked_sub(1))..end(rows.end.checked_sub(1));
+        self.bytes.get(bytes).unwrap_or_default()
+    }
+}
+
+/// Copies the rows that the database takes, and finds those that it refuses. `rows` begins a pass, as often as it is
+/// called; `None` where the table lacks columns.
+pub async fn search<'b>(
+    transaction: &Transaction<'_>,
+    mut into: Target<'_>,
+    rows: impl Fn() -> Rows<'b>,
+    answered: &Notify,
+) -> Result<Option<Copied<'b>>, Error> {
+    // All columns that the batch needs, so that it is one COPY whatever is tried.
+    let mut pass = rows();
+    while let Some(row) = pass.next() {
+        if let Widened::Missing = into.plan.widen(into.layout, row.record) {
+            return Ok(None);
+        }
+    }
+    let (mut pass, mut encoded, mut refused) = (rows(), Encoded::default(), vec![]);
+    while let Some(row) = pass.next() {
+        let done = match into.plan.encode(row.record, &mut encoded.bytes) {
+            Ok(true) => Ok(()),
+            Ok(false) => match into.plan.widen(into.layout, row.record) {
+                Widened::Refused(refusal) => Err(refusal),
+                Widened::Known | Widened::Missing => return Ok(None),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        match done {
+            Ok(()) => encoded.rows.push((row.origin, encoded.bytes.len())),
+            Err(refusal) => refused.push(DeadLetter {
+                origin: row.origin,
+                refusal,
+            }),
+        }
+    }
+    let mut copied = Copied {
+        rows: encoded.rows.len() as u64,
+        refused,
+        sorted: pass.finish(),
+    };
+    let found = try_rows(transaction, &mut into, &encoded, answered).await?;
+    copied.rows -= found.len() as u64;
+    let letters = found.into_iter().filter_map(|(row, refusal)| {
+        let (origin, _) = encoded.rows.get(row)?;
+        Some(DeadLetter {
+            origin: *origin,
+            refusal,
+        })
+    });
+    copied.refused.extend(letters);
+    Ok(Some(copied))
+}
+
+/// Tries the rows; gives the refused ones, by their place in [`Encoded::rows`]. Tells `answered` whenever the database
+/// did something.
+async fn try_rows(
+    transaction: &Transaction<'_>,
+    into: &mut Target<'_>,
+    encoded: &Encoded<'_>,
     answered: &Notify,
 ) -> Result<Vec<(usize, Refusal)>, Error> {
     let mut refused = vec![];
@@ -33,12 +249,10 @@ pub async fn copy(
     if search.range().is_none() {
         return Ok(refused);
     }
-    let columns: Vec<String> = encoded.columns.iter().map(|name| quote(name)).collect();
-    let statement = format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", columns.join(", "));
-    let statement = transaction.prepare(&statement).await?;
+    let statement = into.statement(transaction).await?;
     transaction.batch_execute("SAVEPOINT rows").await?;
     while let Some(range) = search.range() {
-        let end = match copy_range(transaction, &statement, encoded, range).await {
+        let end = match copy_range(transaction, &statement, encoded.of(range)).await {
             Ok(()) => {
                 search.stored();
                 "RELEASE SAVEPOINT rows"
@@ -66,29 +280,13 @@ pub async fn copy(
     Ok(refused)
 }
 
-async fn copy_range(
-    transaction: &Transaction<'_>,
-    statement: &Statement,
-    encoded: &Encoded,
-    range: Range<usize>,
-) -> Result<(), Error> {
-    let rows = &encoded.rows[range];
-    let (Some((_, first)), Some((_, last))) = (rows.first(), rows.last()) else {
-        return Ok(());
-    };
+async fn copy_range(transaction: &Transaction<'_>, statement: &Statement, body: &[u8]) -> Result<(), Error> {
     let sink = transaction.copy_in::<_, Bytes>(statement).await?;
     futures::pin_mut!(sink);
-    // The rows between are those of the range: what did not fit has left no bytes.
-    let body = encoded.bytes.slice(first.start..last.end);
-    let mut head = BytesMut::from(HEADER);
-    let rest = body.len().min(CHUNK);
-    head.extend_from_slice(&body[..rest]);
-    sink.send(head.freeze()).await?;
-    let mut at = rest;
-    while at < body.len() {
-        let end = body.len().min(at + CHUNK);
-        sink.send(body.slice(at..end)).await?;
-        at = end;
+    let mut chunk = HEADER.to_vec();
+    for piece in body.chunks(CHUNK) {
+        chunk.extend_from_slice(piece);
+        sink.send(Bytes::from(std::mem::take(&mut chunk))).await?;
     }
     sink.send(Bytes::from_static(TRAILER)).await?;
     sink.finish().await?;

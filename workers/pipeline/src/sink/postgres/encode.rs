@@ -5,8 +5,7 @@
 //! binary form; at the end -1. The forms of the types are those of their `recv` functions
 //! (`numeric_recv`: digits to the base of 10,000, the weight of the first, sign, decimals).
 
-use bytes::{BufMut, BytesMut};
-use corrente_record::{Timestamp, Value};
+use corrente_record::{Timestamp, ValueRef};
 
 /// What a binary COPY begins with.
 pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -41,61 +40,72 @@ pub enum PgType {
 }
 
 /// Appends null.
-pub fn null(out: &mut BytesMut) {
-    out.put_i32(-1);
+pub fn null(out: &mut Vec<u8>) {
+    out.extend_from_slice(&(-1i32).to_be_bytes());
+}
+
+/// Appends eight bytes with their length.
+fn eight(out: &mut Vec<u8>, value: [u8; 8]) {
+    let mut bytes = [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    if let Some(place) = bytes.last_chunk_mut() {
+        *place = value;
+    }
+    out.extend_from_slice(&bytes);
 }
 
 /// Appends an instant.
-pub fn timestamp(out: &mut BytesMut, value: Timestamp) {
-    out.put_i32(8);
-    out.put_i64(value.as_postgres_micros());
+pub fn timestamp(out: &mut Vec<u8>, value: Timestamp) {
+    eight(out, value.as_postgres_micros().to_be_bytes());
+}
+
+/// Appends the length of a value.
+fn length(out: &mut Vec<u8>, bytes: usize) {
+    // A message has at most 2^31 bytes, and what is in it fewer.
+    out.extend_from_slice(&i32::try_from(bytes).unwrap_or(i32::MAX).to_be_bytes());
 }
 
 /// Appends text; the caller has seen that there is no NUL in it.
-pub fn text(out: &mut BytesMut, value: &str) {
-    // A message has at most 2^31 bytes, and a text in it fewer.
-    out.put_i32(i32::try_from(value.len()).unwrap_or(i32::MAX));
-    out.put_slice(value.as_bytes());
+pub fn text(out: &mut Vec<u8>, value: &str) {
+    length(out, value.len());
+    out.extend_from_slice(value.as_bytes());
 }
 
 /// Appends a JSON document.
-pub fn jsonb(out: &mut BytesMut, json: &str) {
-    out.put_i32(i32::try_from(json.len() + 1).unwrap_or(i32::MAX));
+pub fn jsonb(out: &mut Vec<u8>, json: &str) {
+    length(out, json.len() + 1);
     // The version of the binary form, which is the text.
-    out.put_u8(1);
-    out.put_slice(json.as_bytes());
+    out.push(1);
+    out.extend_from_slice(json.as_bytes());
 }
 
 /// Appends a 64-bit whole number.
-pub fn int8(out: &mut BytesMut, value: i64) {
-    out.put_i32(8);
-    out.put_i64(value);
+pub fn int8(out: &mut Vec<u8>, value: i64) {
+    eight(out, value.to_be_bytes());
 }
 
 /// Appends a 32-bit whole number.
-pub fn int4(out: &mut BytesMut, value: i32) {
-    out.put_i32(4);
-    out.put_i32(value);
+pub fn int4(out: &mut Vec<u8>, value: i32) {
+    length(out, 4);
+    out.extend_from_slice(&value.to_be_bytes());
 }
 
 /// Appends a metric or a label, or says why it does not fit.
 ///
 /// # Errors
 /// A sentence; nothing is appended then.
-pub fn value(out: &mut BytesMut, value: &Value, column: &PgType) -> Result<(), String> {
+pub fn value(out: &mut Vec<u8>, value: &ValueRef<'_>, column: &PgType) -> Result<(), String> {
     match (column, value) {
         (PgType::Float8, value) => {
             let number = value.as_f64().ok_or_else(|| misfit(value, "a number"))?;
-            out.put_i32(8);
-            out.put_f64(number);
+            eight(out, number.to_be_bytes());
         }
         (PgType::Float4, value) => {
             let number = value.as_f64().ok_or_else(|| misfit(value, "a number"))? as f32;
             if !number.is_finite() {
                 return Err(misfit(value, "a number of single precision"));
             }
-            out.put_i32(4);
-            out.put_f32(number);
+            length(out, 4);
+            out.extend_from_slice(&number.to_be_bytes());
         }
         (PgType::Int8, value) => int8(out, whole(value, i64::MIN, i64::MAX)?),
         (PgType::Int4, value) => {
@@ -104,29 +114,31 @@ pub fn value(out: &mut BytesMut, value: &Value, column: &PgType) -> Result<(), S
         }
         (PgType::Int2, value) => {
             let number = whole(value, i16::MIN.into(), i16::MAX.into())?;
-            out.put_i32(2);
-            out.put_i16(number as i16);
+            length(out, 2);
+            out.extend_from_slice(&(number as i16).to_be_bytes());
         }
+        (PgType::Numeric(_), ValueRef::Int(number)) => numeric_whole(out, *number < 0, number.unsigned_abs()),
+        (PgType::Numeric(_), ValueRef::UInt(number)) => numeric_whole(out, false, *number),
         (PgType::Numeric(scale), value) => {
             if value.as_f64().is_none() {
                 return Err(misfit(value, "a number"));
             }
-            if let (Some(0), Value::Float(number)) = (scale, value)
+            if let (Some(0), ValueRef::Float(number)) = (scale, value)
                 && number.fract() != 0.0
             {
                 return Err(misfit(value, "a whole number"));
             }
             numeric(out, &value.to_string());
         }
-        (PgType::Boolean, Value::Bool(bit)) => {
-            out.put_i32(1);
-            out.put_u8(u8::from(*bit));
+        (PgType::Boolean, ValueRef::Bool(bit)) => {
+            length(out, 1);
+            out.push(u8::from(*bit));
         }
         (PgType::Boolean, value) => return Err(misfit(value, "true or false")),
-        (PgType::Text, Value::Text(value)) if value.contains('\0') => {
+        (PgType::Text, ValueRef::Text(value)) if value.contains('\0') => {
             return Err("the text has a NUL character, which a text column cannot hold".to_owned());
         }
-        (PgType::Text, Value::Text(value)) => text(out, value),
+        (PgType::Text, ValueRef::Text(value)) => text(out, value),
         // Numbers and booleans lose nothing as the text they were.
         (PgType::Text, value) => text(out, &value.to_string()),
         (PgType::Jsonb | PgType::Timestamptz, value) => {
@@ -141,7 +153,7 @@ pub fn value(out: &mut BytesMut, value: &Value, column: &PgType) -> Result<(), S
     Ok(())
 }
 
-fn misfit(value: &Value, wanted: &str) -> String {
+fn misfit(value: &ValueRef<'_>, wanted: &str) -> String {
     let mut shown = value.to_string();
     if shown.chars().count() > 60 {
         shown = shown.chars().take(60).chain("...".chars()).collect();
@@ -149,13 +161,13 @@ fn misfit(value: &Value, wanted: &str) -> String {
     format!("{shown} is not {wanted}")
 }
 
-fn whole(value: &Value, least: i64, most: i64) -> Result<i64, String> {
+fn whole(value: &ValueRef<'_>, least: i64, most: i64) -> Result<i64, String> {
     // Doubles from -2^63 up to but not including 2^63 are the ones that fit.
     const BEYOND: f64 = 9_223_372_036_854_775_808.0;
     let number = match value {
-        Value::Int(number) => Some(*number),
-        Value::UInt(number) => i64::try_from(*number).ok(),
-        Value::Float(number) if number.fract() == 0.0 && (-BEYOND..BEYOND).contains(number) => {
+        ValueRef::Int(number) => Some(*number),
+        ValueRef::UInt(number) => i64::try_from(*number).ok(),
+        ValueRef::Float(number) if number.fract() == 0.0 && (-BEYOND..BEYOND).contains(number) => {
             Some(*number as i64)
         }
         _ => None,
@@ -165,8 +177,33 @@ fn whole(value: &Value, least: i64, most: i64) -> Result<i64, String> {
         .ok_or_else(|| misfit(value, &format!("a whole number from {least} to {most}")))
 }
 
+/// Appends a whole number as `numeric`: an unscaled counter, of which there are many.
+fn numeric_whole(out: &mut Vec<u8>, negative: bool, mut number: u64) {
+    // 2^64 has twenty digits.
+    let mut groups = [0u16; 5];
+    let mut begin = groups.len();
+    while number > 0 && begin > 0 {
+        begin -= 1;
+        groups[begin] = (number % 10_000) as u16;
+        number /= 10_000;
+    }
+    let groups = groups.get(begin..).unwrap_or_default();
+    let weight = groups.len().saturating_sub(1) as u16;
+    let end = groups
+        .iter()
+        .rposition(|group| *group != 0)
+        .map_or(0, |last| last + 1);
+    length(out, 8 + 2 * end);
+    for word in [end as u16, weight, if negative { 0x4000 } else { 0 }, 0] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    for group in groups.iter().take(end) {
+        out.extend_from_slice(&group.to_be_bytes());
+    }
+}
+
 /// Appends a decimal, given as digits with an optional sign and point.
-fn numeric(out: &mut BytesMut, decimal: &str) {
+fn numeric(out: &mut Vec<u8>, decimal: &str) {
     let (negative, digits) = match decimal.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, decimal),
@@ -193,13 +230,13 @@ fn numeric(out: &mut BytesMut, decimal: &str) {
     if groups.is_empty() {
         weight = 0;
     }
-    out.put_i32(8 + 2 * groups.len() as i32);
-    out.put_i16(groups.len() as i16);
-    out.put_i16(weight);
-    out.put_u16(if negative && !groups.is_empty() { 0x4000 } else { 0 });
-    out.put_i16(after.len() as i16);
-    for group in groups {
-        out.put_i16(group);
+    length(out, 8 + 2 * groups.len());
+    let sign = if negative && !groups.is_empty() { 0x4000 } else { 0 };
+    for word in [groups.len() as i16, weight, sign, after.len() as i16]
+        .into_iter()
+        .chain(groups)
+    {
+        out.extend_from_slice(&word.to_be_bytes());
     }
 }
 
@@ -207,14 +244,25 @@ fn numeric(out: &mut BytesMut, decimal: &str) {
 mod tests {
     use super::*;
 
-    fn encoded(v: &Value, column: &PgType) -> Result<Vec<u8>, String> {
-        let mut out = BytesMut::new();
+    fn encoded(v: &ValueRef<'_>, column: &PgType) -> Result<Vec<u8>, String> {
+        let mut out = vec![];
         let result = value(&mut out, v, column);
         assert!(
             result.is_ok() || out.is_empty(),
             "nothing is appended where it does not fit"
         );
-        result.map(|()| out.to_vec())
+        result.map(|()| out)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whole_numbers_are_numerics_as_their_digits_are(number: i64, unsigned: u64, shift in 0u32..64) {
+            for value in [ValueRef::Int(number >> shift), ValueRef::UInt(unsigned >> shift)] {
+                let mut digits = vec![];
+                numeric(&mut digits, &value.to_string());
+                proptest::prop_assert_eq!(encoded(&value, &PgType::Numeric(None)).unwrap(), digits);
+            }
+        }
     }
 
     #[test]
@@ -229,7 +277,7 @@ mod tests {
             ("0.00001", &[1000], -2, 0, 5),
             ("18446744073709551615", &[1844, 6744, 737, 955, 1615], 4, 0, 0),
         ] {
-            let mut out = BytesMut::new();
+            let mut out = vec![];
             numeric(&mut out, decimal);
             let words: Vec<i16> = out[4..]
                 .chunks(2)
@@ -250,27 +298,31 @@ mod tests {
 
     #[test]
     fn a_value_fits_its_column_or_says_why_not() {
-        let text = |s: &str| Value::Text(s.to_owned());
+        let text = |s: &'static str| ValueRef::Text(s.into());
         for (value, column, says) in [
             (text("x"), PgType::Float8, "\"x\" is not a number"),
-            (Value::Bool(true), PgType::Float8, "true is not a number"),
-            (Value::Float(1e300), PgType::Float4, "single precision"),
-            (Value::Float(1.5), PgType::Int8, "1.5 is not a whole number"),
-            (Value::UInt(u64::MAX), PgType::Int8, "is not a whole number from"),
+            (ValueRef::Bool(true), PgType::Float8, "true is not a number"),
+            (ValueRef::Float(1e300), PgType::Float4, "single precision"),
+            (ValueRef::Float(1.5), PgType::Int8, "1.5 is not a whole number"),
             (
-                Value::Float(9_223_372_036_854_775_808.0),
+                ValueRef::UInt(u64::MAX),
+                PgType::Int8,
+                "is not a whole number from",
+            ),
+            (
+                ValueRef::Float(9_223_372_036_854_775_808.0),
                 PgType::Int8,
                 "is not a whole number",
             ),
-            (Value::Int(40_000), PgType::Int2, "from -32768 to 32767"),
-            (Value::Int(3_000_000_000), PgType::Int4, "from -2147483648"),
+            (ValueRef::Int(40_000), PgType::Int2, "from -32768 to 32767"),
+            (ValueRef::Int(3_000_000_000), PgType::Int4, "from -2147483648"),
             (
-                Value::Float(0.5),
+                ValueRef::Float(0.5),
                 PgType::Numeric(Some(0)),
                 "0.5 is not a whole number",
             ),
             (text("1"), PgType::Numeric(None), "is not a number"),
-            (Value::Int(1), PgType::Boolean, "1 is not true or false"),
+            (ValueRef::Int(1), PgType::Boolean, "1 is not true or false"),
             (text("a\0b"), PgType::Text, "NUL"),
             (text("x"), PgType::Other("uuid".to_owned()), "uuid"),
         ] {
@@ -278,13 +330,13 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
         for (value, column, bytes) in [
-            (Value::Int(2), PgType::Float8, &2f64.to_be_bytes()[..]),
-            (Value::Float(2.0), PgType::Int8, &2i64.to_be_bytes()),
-            (Value::Int(-2), PgType::Int4, &(-2i32).to_be_bytes()),
-            (Value::Int(-2), PgType::Int2, &(-2i16).to_be_bytes()),
-            (Value::Bool(true), PgType::Boolean, &[1]),
+            (ValueRef::Int(2), PgType::Float8, &2f64.to_be_bytes()[..]),
+            (ValueRef::Float(2.0), PgType::Int8, &2i64.to_be_bytes()),
+            (ValueRef::Int(-2), PgType::Int4, &(-2i32).to_be_bytes()),
+            (ValueRef::Int(-2), PgType::Int2, &(-2i16).to_be_bytes()),
+            (ValueRef::Bool(true), PgType::Boolean, &[1]),
             (text("é"), PgType::Text, "é".as_bytes()),
-            (Value::Float(1.5), PgType::Text, b"1.5"),
+            (ValueRef::Float(1.5), PgType::Text, b"1.5"),
         ] {
             assert_eq!(encoded(&value, &column).unwrap()[4..], *bytes);
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use corrente_crds::pipeline::ColumnType;
 use tokio_postgres::{Error, GenericClient, types::Oid};
 
-use super::encode::PgType;
+use super::{encode::PgType, session::Statements};
 
 /// The record's own columns, and how they are made.
 pub const OWN: [(&str, &str); 8] = [
@@ -18,6 +18,18 @@ pub const OWN: [(&str, &str); 8] = [
     ("bad", "jsonb"),
     ("skipped", "integer"),
 ];
+
+/// The columns of the table $2 in the schema $1, as `c`.
+const COLUMNS: &str = "WITH c AS ( \
+         SELECT a.attnum, a.attname::text AS name, a.atttypid, a.atttypmod, \
+                format_type(a.atttypid, a.atttypmod) AS type, \
+                a.attgenerated <> '' OR a.attidentity = 'a' AS made \
+         FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid \
+         JOIN pg_namespace n ON n.oid = t.relnamespace \
+         WHERE n.nspname = $1 AND t.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped)";
+/// What changes when one of them does.
+const STAMP: &str =
+    "(SELECT md5(string_agg(concat_ws(':', attnum, name, type, made), ',' ORDER BY attnum)) FROM c)";
 
 /// The columns of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,16 +76,9 @@ impl Layout {
     pub async fn read(client: &impl GenericClient, schema: &str, table: &str) -> Result<Self, Error> {
         let rows = client
             .query(
-                "WITH c AS ( \
-                     SELECT a.attnum, a.attname::text AS name, a.atttypid, a.atttypmod, \
-                            format_type(a.atttypid, a.atttypmod) AS type, \
-                            a.attgenerated <> '' OR a.attidentity = 'a' AS made \
-                     FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid \
-                     JOIN pg_namespace n ON n.oid = t.relnamespace \
-                     WHERE n.nspname = $1 AND t.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped) \
-                 SELECT name, atttypid, atttypmod, type, made, \
-                        (SELECT md5(string_agg(concat_ws(':', attnum, name, type, made), ',' ORDER BY attnum)) FROM c) \
-                 FROM c ORDER BY attnum",
+                &format!(
+                    "{COLUMNS} SELECT name, atttypid, atttypmod, type, made, {STAMP} FROM c ORDER BY attnum"
+                ),
                 &[&schema, &table],
             )
             .await?;
@@ -92,6 +97,19 @@ impl Layout {
             layout.columns.push((name, kind));
         }
         Ok(layout)
+    }
+
+    /// The [`Layout::stamp`] of the table as it is now; empty where there is no such table.
+    pub async fn stamp_now(
+        client: &impl GenericClient,
+        statements: &mut Statements,
+        schema: &str,
+        table: &str,
+    ) -> Result<String, Error> {
+        let stamp = format!("{COLUMNS} SELECT {STAMP}");
+        let stamp = statements.get(client, &stamp).await?;
+        let row = client.query_one(&stamp, &[&schema, &table]).await?;
+        Ok(row.try_get::<_, Option<String>>(0)?.unwrap_or_default())
     }
 
     /// Where a column is in [`Layout::columns`].

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use tokio_postgres::{Client, Error, Transaction};
 
+use super::session::Statements;
 use crate::{
     assignment::{Fingerprint, Position},
     batch::{Batch, DeadLetter, Place},
@@ -140,12 +141,19 @@ pub enum Fence {
 }
 
 /// Locks the partition's row and compares it with what the batch expects.
-pub async fn fence(transaction: &Transaction<'_>, pipeline: &str, batch: &Batch) -> Result<Fence, Error> {
+pub async fn fence(
+    transaction: &Transaction<'_>,
+    statements: &mut Statements,
+    pipeline: &str,
+    batch: &Batch,
+) -> Result<Fence, Error> {
     let partition = &batch.place.partition;
+    let lock = "SELECT epoch, next_offset FROM corrente.offsets \
+                WHERE pipeline = $1 AND cluster = $2 AND topic = $3 AND partition = $4 FOR UPDATE";
+    let lock = statements.get(transaction, lock).await?;
     let row = transaction
         .query_opt(
-            "SELECT epoch, next_offset FROM corrente.offsets \
-             WHERE pipeline = $1 AND cluster = $2 AND topic = $3 AND partition = $4 FOR UPDATE",
+            &lock,
             &[
                 &pipeline,
                 &&*batch.place.cluster,
@@ -183,14 +191,14 @@ pub async fn dead_letters(
     transaction: &Transaction<'_>,
     pipeline: &str,
     place: &Place,
-    letters: &[DeadLetter],
+    letters: &[DeadLetter<'_>],
 ) -> Result<(), Error> {
     if letters.is_empty() {
         return Ok(());
     }
     let offsets: Vec<i64> = letters.iter().map(|l| l.origin.offset).collect();
-    let keys: Vec<Option<&[u8]>> = letters.iter().map(|l| l.origin.key.as_deref()).collect();
-    let payloads: Vec<&[u8]> = letters.iter().map(|l| l.origin.payload.as_slice()).collect();
+    let keys: Vec<Option<&[u8]>> = letters.iter().map(|l| l.origin.key).collect();
+    let payloads: Vec<&[u8]> = letters.iter().map(|l| l.origin.payload).collect();
     let states: Vec<Option<&str>> = letters.iter().map(|l| l.refusal.sqlstate.as_deref()).collect();
     let columns: Vec<Option<&str>> = letters.iter().map(|l| l.refusal.column.as_deref()).collect();
     // A parser's message can quote what it read.
@@ -221,34 +229,41 @@ pub async fn dead_letters(
     Ok(())
 }
 
-/// Moves the marks and the offset past the batch.
-pub async fn advance(transaction: &Transaction<'_>, pipeline: &str, batch: &Batch) -> Result<(), Error> {
+/// Moves the marks, which the batch raised to `marks`, and the offset past the batch.
+pub async fn advance(
+    transaction: &Transaction<'_>,
+    statements: &mut Statements,
+    pipeline: &str,
+    batch: &Batch,
+    marks: &[(String, u64)],
+) -> Result<(), Error> {
     let (cluster, topic) = (&*batch.place.cluster, &*batch.place.partition.topic);
     let partition = batch.place.partition.partition;
-    if !batch.marks.is_empty() {
+    if !marks.is_empty() {
         // In one order, so that two pipelines' batches never wait for each other.
-        let mut marks: Vec<_> = batch.marks.iter().collect();
+        let mut marks: Vec<_> = marks.iter().collect();
         marks.sort();
         let streams: Vec<&str> = marks.iter().map(|(stream, _)| stream.as_str()).collect();
         let seqs: Vec<i64> = marks
             .iter()
             .map(|(_, seq)| i64::try_from(*seq).unwrap_or(i64::MAX))
             .collect();
+        let raise = "INSERT INTO corrente.streams (pipeline, topic, partition, stream, seq) \
+                     SELECT $1, $2, $3, * FROM unnest($4::text[], $5::bigint[]) \
+                     ON CONFLICT (pipeline, topic, partition, stream) \
+                     DO UPDATE SET seq = greatest(corrente.streams.seq, excluded.seq), updated_at = now()";
+        let raise = statements.get(transaction, raise).await?;
         transaction
-            .execute(
-                "INSERT INTO corrente.streams (pipeline, topic, partition, stream, seq) \
-                 SELECT $1, $2, $3, * FROM unnest($4::text[], $5::bigint[]) \
-                 ON CONFLICT (pipeline, topic, partition, stream) \
-                 DO UPDATE SET seq = greatest(corrente.streams.seq, excluded.seq), updated_at = now()",
-                &[&pipeline, &topic, &partition, &streams, &seqs],
-            )
+            .execute(&raise, &[&pipeline, &topic, &partition, &streams, &seqs])
             .await?;
     }
+    let advance = "UPDATE corrente.offsets SET next_offset = $5, last_timestamp = $6, last_key_crc = $7, \
+                   last_payload_crc = $8, updated_at = now() \
+                   WHERE pipeline = $1 AND cluster = $2 AND topic = $3 AND partition = $4";
+    let advance = statements.get(transaction, advance).await?;
     transaction
         .execute(
-            "UPDATE corrente.offsets SET next_offset = $5, last_timestamp = $6, last_key_crc = $7, \
-             last_payload_crc = $8, updated_at = now() \
-             WHERE pipeline = $1 AND cluster = $2 AND topic = $3 AND partition = $4",
+            &advance,
             &[
                 &pipeline,
                 &cluster,

@@ -2,33 +2,43 @@
 //!
 //! One transaction per batch:
 //! 1. `ledger`: the partition's row is locked; epoch and offset must be ours;
-//! 2. `copy`: the rows, which `rows` and `encode` made into the bytes of a binary COPY; where the database
-//!    refuses some, `search` finds them;
-//! 3. `ledger`: dead letters, the streams' marks, and the offset;
-//! 4. commit.
+//! 2. `copy`: the rows, which `rows` and `encode` make into the bytes of a binary COPY while the first are on their way;
+//!    where the database refuses some, the transaction is begun anew, and `search` finds them;
+//! 3. `beside`: what is kept in step with the rows;
+//! 4. `ledger`: dead letters, the streams' marks, and the offset;
+//! 5. commit.
 //!
 //! The table is made and widened before it, by `table`. After any failure the connection is dropped and
 //! made anew by `session`: whatever was half done is gone with it, and what was learned of the table is
 //! learned again.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use corrente_config::{PipelineConfig, pipeline::SinkConfig};
 use tokio::sync::Notify;
 use tokio_postgres::{Client, Error};
 
 use self::{
+    beside::Beside,
+    copy::{Copied, Streamed, Target},
     layout::Layout,
     ledger::Fence,
-    rows::{Encoded, encode_rows},
-    session::describe,
+    rows::Plan,
+    session::{Statements, describe},
     table::Table,
 };
 use crate::{
     batch::{Batch, DeadLetter, Place},
     sink::{Claimed, Sink, SinkError, Stored},
+    transform::Chain,
 };
 
+pub mod beside;
 mod copy;
 mod encode;
 mod layout;
@@ -40,22 +50,46 @@ mod table;
 
 /// The longest that a job may go on without a sign of progress; the connection is given up then.
 const ANSWER: Duration = Duration::from_secs(120);
-/// How often a batch is encoded anew because somebody altered the table meanwhile.
-const ENCODINGS: usize = 5;
+/// How often a batch is begun anew because somebody altered the table meanwhile, or because of what is in it.
+const TRIES: usize = 10;
+/// Most dead letters of a batch that are told one by one in the log.
+const TOLD: usize = 10;
 
-/// The PostgreSQL sink.
+/// A writer of the PostgreSQL sink, with a connection of its own.
 pub struct PostgresSink {
+    shared: Arc<Shared>,
+    beside: Vec<Box<dyn Beside>>,
+    session: Option<Session>,
+}
+
+/// What the writers of a sink have in common.
+struct Shared {
     url_file: PathBuf,
     pipeline: String,
     table: Table,
-    session: Option<Session>,
-    /// The outcome of a batch whose commit was sent: what to answer where only the confirmation was lost.
-    sent: Option<(Place, i64, Stored)>,
+    chain: Chain,
+    /// The outcomes of batches whose commits were sent: what to answer where only the confirmation was lost.
+    sent: Mutex<HashMap<Place, (i64, Stored)>>,
 }
 
 struct Session {
     client: Client,
+    statements: Statements,
     layout: Layout,
+    plan: Plan,
+    /// Whether the database refused rows of the last batch: it will refuse some of the next one too.
+    refusing: bool,
+}
+
+/// How a transaction ended.
+enum Ended {
+    Stored(Stored),
+    /// The table is not what the layout says.
+    Altered,
+    /// The table lacks columns.
+    Missing,
+    /// The database refused rows, which are to be searched for.
+    Refused,
 }
 
 impl PostgresSink {
@@ -71,7 +105,7 @@ impl PostgresSink {
         else {
             return None;
         };
-        Some(Self {
+        Some(Self::of(Arc::new(Shared {
             url_file: url_file.clone(),
             pipeline: format!("{}/{}", config.namespace, config.name),
             table: Table {
@@ -80,9 +114,17 @@ impl PostgresSink {
                 hypertable: *hypertable,
                 declared: config.columns.clone(),
             },
+            chain: Chain::of(config),
+            sent: Mutex::default(),
+        })))
+    }
+
+    fn of(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            beside: vec![],
             session: None,
-            sent: None,
-        })
+        }
     }
 
     /// The connection there is, or a new one.
@@ -90,15 +132,22 @@ impl PostgresSink {
         if let Some(session) = self.session.take().filter(|session| !session.client.is_closed()) {
             return Ok(session);
         }
-        let application = format!("corrente-pipeline {}", self.pipeline);
-        let mut client = session::connect(&self.url_file, &application)
+        let shared = &self.shared;
+        let application = format!("corrente-pipeline {}", shared.pipeline);
+        let mut client = session::connect(&shared.url_file, &application)
             .await
             .map_err(SinkError::Retry)?;
         ledger::create(&mut client)
             .await
             .map_err(failed("make the tables of the schema corrente"))?;
-        let layout = self.table.ensure(&mut client).await.map_err(SinkError::Retry)?;
-        Ok(Session { client, layout })
+        let layout = shared.table.ensure(&mut client).await.map_err(SinkError::Retry)?;
+        Ok(Session {
+            client,
+            statements: Statements::default(),
+            layout,
+            plan: Plan::default(),
+            refusing: false,
+        })
     }
 
     /// Stores a batch; the session is ours to drop where that fails.
@@ -108,120 +157,186 @@ impl PostgresSink {
         batch: &Batch,
         answered: &Notify,
     ) -> Result<Stored, SinkError> {
-        for _ in 0..ENCODINGS {
-            let missing = self.table.missing(&session.layout, &batch.rows);
-            if !missing.is_empty() {
-                session.layout = self
-                    .table
-                    .widen(&mut session.client, &missing)
-                    .await
-                    .map_err(SinkError::Retry)?;
-            }
-            let encoded = encode_rows(&session.layout, &batch.rows);
-            if let Some(stored) = self.transact(session, batch, encoded, answered).await? {
-                return Ok(stored);
-            }
-            let read = Layout::read(&session.client, &self.table.schema, &self.table.name).await;
-            session.layout = read.map_err(failed("read the table's columns"))?;
-            if session.layout.columns.is_empty() {
-                break;
+        let shared = self.shared.clone();
+        let table = &shared.table;
+        for _ in 0..TRIES {
+            match self.transact(&shared, session, batch, answered).await? {
+                Ended::Stored(stored) => {
+                    session.plan.settle();
+                    return Ok(stored);
+                }
+                Ended::Refused => session.refusing = true,
+                Ended::Missing => {
+                    let missing = table.missing(&session.layout, batch.rows(&shared.chain));
+                    session.layout = table
+                        .widen(&mut session.client, &missing)
+                        .await
+                        .map_err(SinkError::Retry)?;
+                    session.plan = Plan::default();
+                }
+                Ended::Altered => {
+                    let read = Layout::read(&session.client, &table.schema, &table.name).await;
+                    session.layout = read.map_err(failed("read the table's columns"))?;
+                    session.plan = Plan::default();
+                    if session.layout.columns.is_empty() {
+                        break;
+                    }
+                }
             }
         }
         Err(SinkError::Retry(format!(
             "the table {} keeps changing, or is gone",
-            self.table.quoted()
+            table.quoted()
         )))
     }
 
-    /// One transaction; `None` where the table is not what the rows were encoded for.
+    /// One transaction.
     async fn transact(
         &mut self,
+        shared: &Shared,
         session: &mut Session,
         batch: &Batch,
-        encoded: Encoded,
         answered: &Notify,
-    ) -> Result<Option<Stored>, SinkError> {
+    ) -> Result<Ended, SinkError> {
         let failed = failed("store a batch");
+        let (table, statements) = (&shared.table, &mut session.statements);
         let transaction = session.client.transaction().await.map_err(&failed)?;
-        match ledger::fence(&transaction, &self.pipeline, batch)
-            .await
-            .map_err(&failed)?
-        {
+        let fence = ledger::fence(&transaction, statements, &shared.pipeline, batch).await;
+        match fence.map_err(&failed)? {
             Fence::Open => {}
-            Fence::Stored => return Ok(Some(self.confirmed(batch))),
+            Fence::Stored => return Ok(Ended::Stored(shared.confirmed(batch))),
             Fence::Closed(reason) => return Err(SinkError::Fenced(reason)),
         }
-        let mut dead: Vec<DeadLetter> = batch.dead.clone();
-        let mut refuse = |number: usize, refusal| {
-            if let Some(row) = batch.rows.get(number) {
-                dead.push(DeadLetter {
-                    origin: row.origin.clone(),
-                    refusal,
-                });
+        // From here on nobody can alter a column; whether somebody did is looked at once. Constraints that would be
+        // checked at the commit, for all rows together, are checked at each.
+        let lock = format!(
+            "LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE; SET CONSTRAINTS ALL IMMEDIATE",
+            table.quoted()
+        );
+        transaction.batch_execute(&lock).await.map_err(&failed)?;
+        let stamp = Layout::stamp_now(&transaction, statements, &table.schema, &table.name).await;
+        if stamp.map_err(&failed)? != session.layout.stamp {
+            return Ok(Ended::Altered);
+        }
+        for beside in &mut self.beside {
+            beside.begin(&batch.place);
+        }
+        let quoted = table.quoted();
+        let into = Target {
+            table: &quoted,
+            layout: &session.layout,
+            plan: &mut session.plan,
+            statements,
+        };
+        let Copied {
+            rows,
+            refused: mut dead,
+            mut sorted,
+        } = if session.refusing {
+            let rows = || batch.rows(&shared.chain);
+            let copied = copy::search(&transaction, into, rows, answered).await;
+            let Some(copied) = copied.map_err(&failed)? else {
+                return Ok(Ended::Missing);
+            };
+            session.refusing = copied
+                .refused
+                .iter()
+                .any(|letter| letter.refusal.sqlstate.is_some());
+            observe(&mut self.beside, batch, &shared.chain, &copied.refused);
+            copied
+        } else {
+            let rows = batch.rows(&shared.chain);
+            let streamed = copy::stream(&transaction, into, rows, &mut self.beside, answered).await;
+            match streamed.map_err(&failed)? {
+                Streamed::Copied(copied) => copied,
+                Streamed::Refused => return Ok(Ended::Refused),
+                Streamed::Missing => return Ok(Ended::Missing),
             }
         };
-        let mut rows = encoded.rows.len();
-        // Rows that were found not to fit are looked at again as well, where a column is another by now.
-        if !batch.rows.is_empty() {
-            // From here on nobody can alter a column; whether somebody did is looked at once. Constraints
-            // that would be checked at the commit, for all rows together, are checked at each.
-            let lock = format!(
-                "LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE; SET CONSTRAINTS ALL IMMEDIATE",
-                self.table.quoted()
-            );
-            transaction.batch_execute(&lock).await.map_err(&failed)?;
-            let now = Layout::read(&transaction, &self.table.schema, &self.table.name).await;
-            if now.map_err(&failed)?.stamp != session.layout.stamp {
-                return Ok(None);
-            }
-            let refused = copy::copy(&transaction, &self.table.quoted(), &encoded, answered)
-                .await
-                .map_err(&failed)?;
-            rows -= refused.len();
-            for (at, refusal) in refused {
-                if let Some((number, _)) = encoded.rows.get(at) {
-                    refuse(*number, refusal);
-                }
-            }
+        for beside in &mut self.beside {
+            beside.write(&transaction).await?;
         }
-        for (number, refusal) in encoded.refused {
-            refuse(number, refusal);
-        }
+        dead.append(&mut sorted.dead);
         dead.sort_by_key(|letter| letter.origin.offset);
-        ledger::dead_letters(&transaction, &self.pipeline, &batch.place, &dead)
+        ledger::dead_letters(&transaction, &shared.pipeline, &batch.place, &dead)
             .await
             .map_err(&failed)?;
-        ledger::advance(&transaction, &self.pipeline, batch)
-            .await
-            .map_err(&failed)?;
-        let stored = Stored {
-            rows: rows as u64,
-            dead_letters: dead.len() as u64,
-        };
-        self.sent = Some((batch.place.clone(), batch.next_offset, stored));
+        let marks = &sorted.marks;
+        ledger::advance(
+            &transaction,
+            &mut session.statements,
+            &shared.pipeline,
+            batch,
+            marks,
+        )
+        .await
+        .map_err(&failed)?;
+        let stored = Stored::new(rows, dead.len() as u64, sorted);
+        shared
+            .sent()
+            .insert(batch.place.clone(), (batch.next_offset, stored.clone()));
         transaction.commit().await.map_err(&failed)?;
-        for letter in &dead {
-            tracing::warn!(
-                partition = %batch.place.partition,
-                offset = letter.origin.offset,
-                column = letter.refusal.column,
-                sqlstate = letter.refusal.sqlstate,
-                reason = letter.refusal.reason,
-                "set aside in corrente.dead_letters"
-            );
-        }
-        Ok(Some(stored))
+        tell(batch, &dead);
+        Ok(Ended::Stored(stored))
+    }
+}
+
+impl Shared {
+    fn sent(&self) -> MutexGuard<'_, HashMap<Place, (i64, Stored)>> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What became of a batch that was stored without our knowing.
+    /// What became of a batch that was stored without our knowing. Another process may have done it: then what was
+    /// refused is known from the dead letters alone, and counts as stored here.
     fn confirmed(&self, batch: &Batch) -> Stored {
-        match &self.sent {
-            Some((place, next, stored)) if *place == batch.place && *next == batch.next_offset => *stored,
-            _ => Stored {
-                rows: batch.rows.len() as u64,
-                dead_letters: batch.dead.len() as u64,
-            },
+        match self.sent().get(&batch.place) {
+            Some((next, stored)) if *next == batch.next_offset => stored.clone(),
+            _ => {
+                let (mut rows, mut count) = (batch.rows(&self.chain), 0);
+                while rows.next().is_some() {
+                    count += 1;
+                }
+                let sorted = rows.finish();
+                Stored::new(count, sorted.dead.len() as u64, sorted)
+            }
         }
+    }
+}
+
+/// Tells the rows that are stored, all but `refused`, to what is kept beside them.
+fn observe(beside: &mut [Box<dyn Beside>], batch: &Batch, chain: &Chain, refused: &[DeadLetter<'_>]) {
+    if beside.is_empty() {
+        return;
+    }
+    let refused: std::collections::HashSet<i64> = refused.iter().map(|letter| letter.origin.offset).collect();
+    let mut rows = batch.rows(chain);
+    while let Some(row) = rows.next() {
+        if !refused.contains(&row.origin.offset) {
+            for beside in &mut *beside {
+                beside.observe(row.record);
+            }
+        }
+    }
+}
+
+/// Says what was set aside. A topic of anything but records would fill the log: of many, some.
+fn tell(batch: &Batch, dead: &[DeadLetter<'_>]) {
+    for letter in dead.iter().take(TOLD) {
+        tracing::warn!(
+            partition = %batch.place.partition,
+            offset = letter.origin.offset,
+            column = letter.refusal.column,
+            sqlstate = letter.refusal.sqlstate,
+            reason = letter.refusal.reason,
+            "set aside in corrente.dead_letters"
+        );
+    }
+    if let Some(more) = dead.len().checked_sub(TOLD).filter(|more| *more > 0) {
+        tracing::warn!(
+            partition = %batch.place.partition,
+            more,
+            "more of the same batch are set aside in corrente.dead_letters"
+        );
     }
 }
 
@@ -264,7 +379,7 @@ impl Sink for PostgresSink {
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
         bounded(ANSWER, &Notify::new(), async {
             let mut session = self.session().await?;
-            let claimed = ledger::claim(&mut session.client, &self.pipeline, place).await;
+            let claimed = ledger::claim(&mut session.client, &self.shared.pipeline, place).await;
             let claimed = claimed.map_err(failed("claim a partition"))?;
             self.session = Some(session);
             Ok(claimed)
@@ -272,7 +387,11 @@ impl Sink for PostgresSink {
         .await
     }
 
-    async fn store(&mut self, batch: &Batch) -> Result<Stored, SinkError> {
+    fn another(&self) -> Option<Self> {
+        Some(Self::of(self.shared.clone()))
+    }
+
+    async fn store(&mut self, batch: &Arc<Batch>) -> Result<Stored, SinkError> {
         let answered = Notify::new();
         bounded(ANSWER, &answered, async {
             let mut session = self.session().await?;

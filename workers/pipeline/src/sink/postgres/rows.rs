@@ -1,91 +1,141 @@
-//! Rows to the bytes of a COPY, with what does not fit taken out.
+//! Rows to the bytes of a COPY.
+//!
+//! A COPY names its columns before the first row, and a table may have many that a topic does not know. So there is a
+//! [`Plan`]: the columns that the rows had so far. A row with another one ends the COPY, and the next one has it; a
+//! column that no row has had for a while is left out again.
+//!
+//! Records of one meter have their fields in one order, and so have most records of a topic: the column of a field is
+//! looked for behind that of the field before, and only where it is not there, by its name.
 
-use std::ops::Range;
+use std::collections::HashMap;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use corrente_record::Value;
+use corrente_record::View;
 
 use super::{
-    encode,
+    encode::{self, PgType},
     layout::{Layout, OWN},
 };
 use crate::{
-    batch::{Refusal, Row},
-    sink::columns::{MOST_COLUMNS, check_names},
+    batch::Refusal,
+    sink::columns::{MOST_COLUMNS, check_name, quote},
 };
 
-/// Rows that are ready to be copied.
-pub struct Encoded {
-    /// The columns that the bytes have, in their order.
-    pub columns: Vec<String>,
-    /// The rows, one after the other, without header and trailer.
-    pub bytes: Bytes,
-    /// For each encoded row its place in the batch and its bytes.
-    pub rows: Vec<(usize, Range<usize>)>,
-    /// For each row that does not fit its place in the batch and the reason.
-    pub refused: Vec<(usize, Refusal)>,
-}
+/// A column that no row of so many batches had is left out.
+const IDLE: u32 = 20;
 
-/// Encodes rows for a table.
-#[must_use]
-pub fn encode_rows(layout: &Layout, rows: &[Row]) -> Encoded {
-    // Only columns that some row has are copied: a table may have many that this batch does not know.
-    let mut used = vec![false; layout.columns.len()];
-    for (name, _) in rows.iter().flat_map(|row| &row.record.fields) {
-        if let Some(used) = layout.position(name).and_then(|at| used.get_mut(at)) {
-            *used = true;
-        }
-    }
-    let fields: Vec<usize> = (0..used.len()).filter(|at| used[*at]).collect();
-    let mut slot_of = vec![usize::MAX; layout.columns.len()];
-    for (slot, at) in fields.iter().enumerate() {
-        slot_of[*at] = slot;
-    }
-    let mut encoder = Encoder {
-        layout,
-        fields,
-        slot_of,
-        out: BytesMut::new(),
-    };
-    let mut encoded = Encoded {
-        columns: OWN
-            .iter()
-            .map(|(name, _)| (*name).to_owned())
-            .chain(encoder.fields.iter().map(|at| layout.columns[*at].0.clone()))
-            .collect(),
-        bytes: Bytes::new(),
-        rows: Vec::with_capacity(rows.len()),
-        refused: vec![],
-    };
-    let mut values = vec![None; encoder.fields.len()];
-    for (number, row) in rows.iter().enumerate() {
-        let begin = encoder.out.len();
-        values.fill(None);
-        match encoder.row(row, &mut values) {
-            Ok(()) => encoded.rows.push((number, begin..encoder.out.len())),
-            Err(refusal) => {
-                encoder.out.truncate(begin);
-                encoded.refused.push((number, refusal));
-            }
-        }
-    }
-    encoded.bytes = encoder.out.freeze();
-    encoded
-}
-
-struct Encoder<'a> {
-    layout: &'a Layout,
+/// The columns of a COPY.
+#[derive(Default)]
+pub struct Plan {
+    columns: Vec<Column>,
+    index: HashMap<String, usize>,
+    /// For each column, the number of the row's field, from 1; 0 where it has none.
     fields: Vec<usize>,
-    slot_of: Vec<usize>,
-    out: BytesMut,
 }
 
-impl Encoder<'_> {
-    fn row<'r>(&mut self, row: &'r Row, values: &mut [Option<&'r Value>]) -> Result<(), Refusal> {
-        let record = &row.record;
-        check_names(record)?;
-        let out = &mut self.out;
-        out.put_i16((OWN.len() + self.fields.len()) as i16);
+struct Column {
+    name: String,
+    kind: PgType,
+    /// Whether a row of this batch has it.
+    used: bool,
+    /// How many batches before had no such row.
+    idle: u32,
+}
+
+/// What a plan does about a row whose columns it does not have.
+pub enum Widened {
+    /// It has them now.
+    Known,
+    /// The table does not have them, and has room for them.
+    Missing,
+    /// There can be no such column.
+    Refused(Refusal),
+}
+
+impl Plan {
+    /// The columns in SQL, the record's own first.
+    #[must_use]
+    pub fn columns(&self) -> String {
+        let own = OWN.iter().map(|(name, _)| *name);
+        let columns: Vec<String> = own
+            .chain(self.columns.iter().map(|column| column.name.as_str()))
+            .map(quote)
+            .collect();
+        columns.join(", ")
+    }
+
+    /// Adds the row's columns that it lacks.
+    pub fn widen(&mut self, layout: &Layout, record: &View<'_>) -> Widened {
+        for (name, _) in &record.fields {
+            if self.index.contains_key(&**name) {
+                continue;
+            }
+            if let Err(refusal) = check_name(name) {
+                return Widened::Refused(refusal);
+            }
+            let Some((name, kind)) = layout.position(name).and_then(|at| layout.columns.get(at)) else {
+                if layout.columns.len() < MOST_COLUMNS {
+                    return Widened::Missing;
+                }
+                return Widened::Refused(Refusal {
+                    sqlstate: None,
+                    column: Some(name.clone().into_owned()),
+                    reason: format!("the table has no such column, and no more than {MOST_COLUMNS} are made"),
+                });
+            };
+            self.index.insert(name.clone(), self.columns.len());
+            self.columns.push(Column {
+                name: name.clone(),
+                kind: kind.clone(),
+                used: false,
+                idle: 0,
+            });
+            self.fields.push(0);
+        }
+        Widened::Known
+    }
+
+    /// A batch is stored: leaves out what was not used for long.
+    pub fn settle(&mut self) {
+        for column in &mut self.columns {
+            column.idle = if column.used { 0 } else { column.idle + 1 };
+            column.used = false;
+        }
+        if self.columns.iter().any(|column| column.idle > IDLE) {
+            self.columns.retain(|column| column.idle <= IDLE);
+            self.fields.truncate(self.columns.len());
+            let names = self.columns.iter().enumerate();
+            self.index = names.map(|(at, column)| (column.name.clone(), at)).collect();
+        }
+    }
+
+    /// Appends a row; false where it has columns that the plan lacks. Nothing is appended then.
+    ///
+    /// # Errors
+    /// What does not fit. Nothing is appended then.
+    pub fn encode(&mut self, record: &View<'_>, out: &mut Vec<u8>) -> Result<bool, Refusal> {
+        self.fields.fill(0);
+        let mut next = 0;
+        for (number, (name, _)) in record.fields.iter().enumerate() {
+            let at = match self.columns.get(next) {
+                Some(column) if column.name == **name => next,
+                _ => match self.index.get(&**name) {
+                    Some(at) => *at,
+                    None => return Ok(false),
+                },
+            };
+            // A name that comes twice: the last one counts, as in most readers of JSON.
+            if let Some(field) = self.fields.get_mut(at) {
+                *field = number + 1;
+            }
+            next = at + 1;
+        }
+        let begin = out.len();
+        self.append(record, out).inspect_err(|_| out.truncate(begin))?;
+        Ok(true)
+    }
+
+    fn append(&mut self, record: &View<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        out.extend_from_slice(&((OWN.len() + self.columns.len()) as i16).to_be_bytes());
         encode::timestamp(out, record.ts);
         encode::text(out, &record.meter);
         match record.slot {
@@ -112,35 +162,18 @@ impl Encoder<'_> {
             Some(skipped) => encode::int4(out, skipped),
             None => encode::null(out),
         }
-        for (name, value) in &record.fields {
-            let slot = self
-                .layout
-                .position(name)
-                .and_then(|at| self.slot_of.get(at).copied());
-            match slot.and_then(|slot| values.get_mut(slot)) {
-                // A name that comes twice: the last one counts, as in most readers of JSON.
-                Some(place) => *place = Some(value),
-                None => {
-                    return Err(Refusal {
-                        sqlstate: None,
-                        column: Some(name.clone()),
-                        reason: format!(
-                            "the table has no such column, and no more than {MOST_COLUMNS} are made"
-                        ),
-                    });
-                }
-            }
-        }
-        for (value, at) in values.iter().zip(&self.fields) {
-            let (name, kind) = &self.layout.columns[*at];
-            match value {
-                None => encode::null(out),
-                Some(value) => encode::value(out, value, kind).map_err(|reason| Refusal {
-                    sqlstate: None,
-                    column: Some(name.clone()),
-                    reason,
-                })?,
-            }
+        for (column, field) in self.columns.iter_mut().zip(&self.fields) {
+            let field = field.checked_sub(1).and_then(|number| record.fields.get(number));
+            let Some((_, value)) = field else {
+                encode::null(out);
+                continue;
+            };
+            column.used = true;
+            encode::value(out, value, &column.kind).map_err(|reason| Refusal {
+                sqlstate: None,
+                column: Some(column.name.clone()),
+                reason,
+            })?;
         }
         Ok(())
     }
@@ -148,57 +181,103 @@ impl Encoder<'_> {
 
 #[cfg(test)]
 mod tests {
-    use corrente_record::Record;
-
     use super::*;
-    use crate::{batch::Origin, sink::postgres::encode::PgType};
+    use crate::sink::postgres::encode::PgType;
 
-    fn row(json: &str) -> Row {
-        Row {
-            origin: Origin {
-                offset: 0,
-                key: None,
-                payload: json.as_bytes().to_vec(),
-            },
-            record: Record::parse(json.as_bytes()).unwrap(),
-        }
-    }
-
-    #[test]
-    fn what_does_not_fit_is_taken_out_and_the_rest_is_whole() {
-        let layout = Layout::of(&[
+    fn layout() -> Layout {
+        Layout::of(&[
             ("ts", PgType::Timestamptz),
             ("v", PgType::Float8),
             ("unused", PgType::Text),
             ("n", PgType::Numeric(Some(0))),
-        ]);
-        let rows = [
-            row(r#"{"ts":"2000-01-01T00:00:00Z","meter":"m","v":1.5}"#),
-            row(r#"{"ts":"2000-01-01T00:00:00Z","meter":"m","v":"high"}"#),
-            row(r#"{"ts":"2000-01-01T00:00:00Z","meter":"m","w":1}"#),
-            row(r#"{"ts":"2000-01-01T00:00:00Z","meter":"m","n":7,"v":1,"v":2}"#),
-        ];
-        let encoded = encode_rows(&layout, &rows);
-        assert_eq!(
-            encoded.columns,
-            [
-                "ts", "meter", "slot", "stream", "seq", "quality", "bad", "skipped", "v", "n"
-            ]
+        ])
+    }
+
+    fn json(fields: &str) -> String {
+        format!(r#"{{"ts":"2000-01-01T00:00:00Z","meter":"m",{fields}}}"#)
+    }
+
+    /// The row's bytes, none where the table lacks a column, or what does not fit.
+    fn encoded(plan: &mut Plan, fields: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        let json = json(fields);
+        let mut record = View::default();
+        assert!(record.read(json.as_bytes()).is_ok());
+        let mut out = vec![];
+        let done = plan.encode(&record, &mut out);
+        assert!(
+            out.is_empty() || done == Ok(true),
+            "nothing is left of what did not fit"
         );
-        assert_eq!(encoded.rows.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 3]);
-        let refused: Vec<_> = encoded
-            .refused
-            .iter()
-            .map(|(at, refusal)| (*at, refusal.column.as_deref().unwrap(), refusal.reason.as_str()))
-            .collect();
-        assert_eq!(refused[0], (1, "v", "\"high\" is not a number"));
-        assert!(refused[1].0 == 2 && refused[1].1 == "w" && refused[1].2.contains("no such column"));
-        // Fields: 10; ts (8), meter (1), six nulls, v (8), null.
-        let first = &encoded.bytes[encoded.rows[0].1.clone()];
-        assert_eq!(first.len(), 2 + 12 + 5 + 6 * 4 + 12 + 4);
-        assert_eq!(first[..2], 10i16.to_be_bytes());
-        // The last of two values of one name counts.
-        let second = &encoded.bytes[encoded.rows[1].1.clone()];
+        if done? {
+            return Ok(Some(out));
+        }
+        match plan.widen(&layout(), &record) {
+            Widened::Known => {
+                assert!(plan.encode(&record, &mut out)?);
+                Ok(Some(out))
+            }
+            Widened::Missing => Ok(None),
+            Widened::Refused(refusal) => Err(refusal),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_the_rest_is_whole() {
+        let mut plan = Plan::default();
+        let first = encoded(&mut plan, r#""v":1.5"#).unwrap().unwrap();
+        // Fields: 9; ts (8), meter (1), six nulls, v (8).
+        assert_eq!(first.len(), 2 + 12 + 5 + 6 * 4 + 12);
+        assert_eq!(first[..2], 9i16.to_be_bytes());
+        let refused = encoded(&mut plan, r#""v":"high""#).unwrap_err();
+        assert_eq!(
+            (refused.column.as_deref(), refused.reason.as_str()),
+            (Some("v"), "\"high\" is not a number")
+        );
+        assert_eq!(
+            encoded(&mut plan, r#""w":1"#),
+            Ok(None),
+            "the table has no such column yet"
+        );
+        assert!(
+            encoded(&mut plan, r#""xmin":1"#)
+                .unwrap_err()
+                .reason
+                .contains("of its own")
+        );
+        // The last of two values of one name counts, wherever it stands.
+        let second = encoded(&mut plan, r#""n":7,"v":1,"v":2"#).unwrap().unwrap();
+        assert_eq!(second[..2], 10i16.to_be_bytes());
         assert_eq!(second[2 + 12 + 5 + 24 + 4..][..8], 2f64.to_be_bytes());
+        assert_eq!(
+            plan.columns(),
+            r#""ts", "meter", "slot", "stream", "seq", "quality", "bad", "skipped", "v", "n""#
+        );
+    }
+
+    #[test]
+    fn columns_that_no_row_has_any_more_are_left_out() {
+        let mut plan = Plan::default();
+        encoded(&mut plan, r#""v":1,"n":2"#).unwrap().unwrap();
+        for _ in 0..=IDLE {
+            plan.settle();
+            encoded(&mut plan, r#""n":2"#).unwrap().unwrap();
+        }
+        assert!(plan.columns().contains("\"v\""));
+        plan.settle();
+        assert!(!plan.columns().contains("\"v\""));
+        let row = encoded(&mut plan, r#""n":2"#).unwrap().unwrap();
+        assert_eq!(row[..2], 9i16.to_be_bytes());
+    }
+
+    #[test]
+    fn a_table_that_is_full_takes_no_more_columns() {
+        let names: Vec<String> = (0..MOST_COLUMNS).map(|n| format!("c{n}")).collect();
+        let columns: Vec<_> = names.iter().map(|name| (name.as_str(), PgType::Float8)).collect();
+        let json = json(r#""one_more":1"#);
+        let record = View::parse(json.as_bytes()).unwrap();
+        assert!(matches!(
+            Plan::default().widen(&Layout::of(&columns), &record),
+            Widened::Refused(refusal) if refusal.reason.contains("no such column")
+        ));
     }
 }

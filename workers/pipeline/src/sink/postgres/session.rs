@@ -4,9 +4,9 @@
 //! change. Both ends probe the connection, so that neither waits for hours for one that vanished: a worker
 //! that is cut off holds its rows for seconds. There is no TLS yet: a URL that requires it is refused.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
-use tokio_postgres::{Client, Config, NoTls, config::SslMode};
+use tokio_postgres::{Client, Config, Error, GenericClient, NoTls, Statement, config::SslMode};
 
 /// The longest a connect may take, per address.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -69,6 +69,33 @@ pub async fn connect(url_file: &Path, application: &str) -> Result<Client, Strin
         .await
         .map_err(|error| format!("failed to set up the connection: {}", describe(&error)))?;
     Ok(client)
+}
+
+/// Most statements that are kept: those of a COPY are as many as there are sets of columns.
+const STATEMENTS: usize = 100;
+
+/// The statements that a connection has prepared: parsing one anew for each batch would take two round trips more.
+#[derive(Default)]
+pub struct Statements {
+    prepared: HashMap<String, Statement>,
+}
+
+impl Statements {
+    /// The statement, prepared now or before, of the connection that these are kept for.
+    ///
+    /// # Errors
+    /// What the database says of it.
+    pub async fn get(&mut self, client: &impl GenericClient, sql: &str) -> Result<Statement, Error> {
+        if let Some(statement) = self.prepared.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = client.prepare(sql).await?;
+        if self.prepared.len() >= STATEMENTS {
+            self.prepared.clear();
+        }
+        self.prepared.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
 }
 
 /// What the database said, or what happened to the connection, with the cause behind it.

@@ -15,7 +15,7 @@ use super::{
     session::describe,
 };
 use crate::{
-    batch::Row,
+    batch::Rows,
     sink::columns::{MOST_COLUMNS, check_name, is_own, quote, undeclared},
 };
 
@@ -161,16 +161,21 @@ impl Table {
 
     /// The columns that rows need and the table does not have, with their types, as far as there is room.
     #[must_use]
-    pub fn missing(&self, layout: &Layout, rows: &[Row]) -> Vec<(String, &'static str)> {
+    pub fn missing(&self, layout: &Layout, mut rows: Rows<'_>) -> Vec<(String, &'static str)> {
         let mut missing = BTreeMap::new();
-        for (name, value) in rows.iter().flat_map(|row| &row.record.fields) {
-            if layout.position(name).is_none() && !missing.contains_key(name) && check_name(name).is_ok() {
-                let kind = self
-                    .declared
-                    .get(name)
-                    .copied()
-                    .unwrap_or_else(|| undeclared(value));
-                missing.insert(name.clone(), sql_type(kind));
+        while let Some(row) = rows.next() {
+            for (name, value) in &row.record.fields {
+                if layout.position(name).is_none()
+                    && !missing.contains_key(&**name)
+                    && check_name(name).is_ok()
+                {
+                    let kind = self
+                        .declared
+                        .get(&**name)
+                        .copied()
+                        .unwrap_or_else(|| undeclared(value));
+                    missing.insert(name.clone().into_owned(), sql_type(kind));
+                }
             }
         }
         let room = MOST_COLUMNS.saturating_sub(layout.columns.len());

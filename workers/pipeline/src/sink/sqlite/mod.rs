@@ -21,8 +21,9 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use crate::{
     assignment::{Fingerprint, Position},
-    batch::{Batch, DeadLetter, Place},
+    batch::{Batch, Place},
     sink::{Claimed, Sink, SinkError, Stored},
+    transform::Chain,
 };
 
 mod table;
@@ -57,6 +58,7 @@ struct File {
     pipeline: String,
     table: String,
     declared: BTreeMap<String, ColumnType>,
+    chain: Chain,
     connection: Option<Connection>,
 }
 
@@ -73,6 +75,7 @@ impl SqliteSink {
                 pipeline: format!("{}/{}", config.namespace, config.name),
                 table: table.clone(),
                 declared: config.columns.clone(),
+                chain: Chain::of(config),
                 connection: None,
             })),
         })
@@ -191,18 +194,9 @@ impl File {
             Some((epoch, next)) if epoch == batch.epoch && next == batch.previous => {}
             _ => return Err(Failure::Fenced("another worker has taken it".to_owned())),
         }
-        let refused = table::insert(&transaction, &self.table, &self.declared, &batch.rows)?;
-        let rows = batch.rows.len() - refused.len();
-        let mut letters: Vec<DeadLetter> = refused
-            .into_iter()
-            .filter_map(|(number, refusal)| {
-                Some(DeadLetter {
-                    origin: batch.rows.get(number)?.origin.clone(),
-                    refusal,
-                })
-            })
-            .chain(batch.dead.iter().cloned())
-            .collect();
+        let pass = || batch.rows(&self.chain);
+        let (rows, mut letters, mut sorted) = table::insert(&transaction, &self.table, &self.declared, pass)?;
+        letters.append(&mut sorted.dead);
         letters.sort_by_key(|letter| letter.origin.offset);
         for letter in &letters {
             let (origin, refusal) = (&letter.origin, &letter.refusal);
@@ -229,7 +223,7 @@ impl File {
                 ],
             )?;
         }
-        for (stream, seq) in &batch.marks {
+        for (stream, seq) in &sorted.marks {
             transaction.execute(
                 "INSERT INTO corrente_streams (pipeline, topic, partition, stream, seq) VALUES (?1, ?2, ?3, ?4, ?5) \
                  ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
@@ -251,10 +245,7 @@ impl File {
             ],
         )?;
         transaction.commit()?;
-        Ok(Stored {
-            rows: rows as u64,
-            dead_letters: letters.len() as u64,
-        })
+        Ok(Stored::new(rows, letters.len() as u64, sorted))
     }
 }
 
@@ -271,7 +262,7 @@ impl Sink for SqliteSink {
         .await
     }
 
-    async fn store(&mut self, batch: &Batch) -> Result<Stored, SinkError> {
+    async fn store(&mut self, batch: &Arc<Batch>) -> Result<Stored, SinkError> {
         let batch = batch.clone();
         self.run("store a batch", move |file, connection| {
             file.store(connection, &batch)

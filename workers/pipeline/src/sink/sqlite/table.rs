@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use corrente_crds::pipeline::ColumnType;
-use corrente_record::{Record, Value};
+use corrente_record::{ValueRef, View};
 use rusqlite::{Error, ErrorCode, Transaction, params_from_iter, types::Value as Sql};
 
 use crate::{
-    batch::{Refusal, Row},
+    batch::{DeadLetter, Refusal, Rows, Sorted},
     sink::columns::{MOST_COLUMNS, check_name, check_names, is_own, quote, undeclared},
 };
 
@@ -83,27 +83,32 @@ fn layout(transaction: &Transaction<'_>, table: &str) -> Result<HashMap<String, 
         .collect()
 }
 
-/// Inserts rows, having added the columns they need; gives the refused ones by their place.
-pub fn insert(
+/// Inserts rows, having added the columns they need; gives how many, those that are refused, and what the pass found
+/// beside them. `rows` begins a pass, as often as it is called.
+pub fn insert<'b>(
     transaction: &Transaction<'_>,
     table: &str,
     declared: &BTreeMap<String, ColumnType>,
-    rows: &[Row],
-) -> Result<Vec<(usize, Refusal)>, Error> {
+    rows: impl Fn() -> Rows<'b>,
+) -> Result<(u64, Vec<DeadLetter<'b>>, Sorted<'b>), Error> {
     let mut known = layout(transaction, table)?;
     let mut used: BTreeMap<String, usize> = BTreeMap::new();
-    for (name, value) in rows.iter().flat_map(|row| &row.record.fields) {
-        let column = name.to_ascii_lowercase();
-        if !known.contains_key(&column) {
-            if check_name(name).is_err() || known.len() >= MOST_COLUMNS {
-                continue;
+    let mut pass = rows();
+    while let Some(row) = pass.next() {
+        for (name, value) in &row.record.fields {
+            let column = name.to_ascii_lowercase();
+            if !known.contains_key(&column) {
+                if check_name(name).is_err() || known.len() >= MOST_COLUMNS {
+                    continue;
+                }
+                let declared = declared.get(&**name).copied();
+                let kind = sql_type(declared.unwrap_or_else(|| undeclared(value)));
+                add(transaction, table, name, kind)?;
+                known.insert(column.clone(), kind.to_owned());
             }
-            let kind = sql_type(declared.get(name).copied().unwrap_or_else(|| undeclared(value)));
-            add(transaction, table, name, kind)?;
-            known.insert(column.clone(), kind.to_owned());
+            let next = used.len();
+            used.entry(column).or_insert(next);
         }
-        let next = used.len();
-        used.entry(column).or_insert(next);
     }
     let mut names: Vec<&str> = vec![""; used.len()];
     for (name, slot) in &used {
@@ -122,47 +127,51 @@ pub fn insert(
         columns.join(", ")
     );
     let mut statement = transaction.prepare(&sql)?;
-    let mut refused = vec![];
-    for (number, row) in rows.iter().enumerate() {
-        match bind(&row.record, &known, &used) {
-            Err(refusal) => refused.push((number, refusal)),
+    let (mut count, mut refused, mut pass) = (0, vec![], rows());
+    while let Some(row) = pass.next() {
+        let done = match bind(row.record, &known, &used) {
+            Err(refusal) => Err(refusal),
             Ok(values) => match statement.execute(params_from_iter(values)) {
-                Ok(_) => {}
+                Ok(_) => Ok(()),
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-                    refused.push((
-                        number,
-                        Refusal {
-                            sqlstate: None,
-                            column: None,
-                            reason: error.to_string(),
-                        },
-                    ));
+                    Err(Refusal {
+                        sqlstate: None,
+                        column: None,
+                        reason: error.to_string(),
+                    })
                 }
                 Err(error) => return Err(error),
             },
+        };
+        match done {
+            Ok(()) => count += 1,
+            Err(refusal) => refused.push(DeadLetter {
+                origin: row.origin,
+                refusal,
+            }),
         }
     }
-    Ok(refused)
+    Ok((count, refused, pass.finish()))
 }
 
 fn bind(
-    record: &Record,
+    record: &View<'_>,
     known: &HashMap<String, String>,
     used: &BTreeMap<String, usize>,
 ) -> Result<Vec<Sql>, Refusal> {
     check_names(record)?;
-    let text = |text: Option<String>| text.map_or(Sql::Null, Sql::Text);
+    let text = |text: Option<&str>| text.map_or(Sql::Null, |text| Sql::Text(text.to_owned()));
     let mut values = vec![
         Sql::Text(record.ts.to_string()),
-        Sql::Text(record.meter.clone()),
-        text(record.slot.map(|slot| slot.to_string())),
-        text(record.stream.clone()),
+        Sql::Text(record.meter.clone().into_owned()),
+        text(record.slot.map(|slot| slot.to_string()).as_deref()),
+        text(record.stream.as_deref()),
         record
             .seq
             .and_then(|seq| i64::try_from(seq).ok())
             .map_or(Sql::Null, Sql::Integer),
-        text(record.quality.map(|quality| quality.as_str().to_owned())),
-        text(record.bad.clone()),
+        text(record.quality.map(corrente_record::Quality::as_str)),
+        text(record.bad.as_deref()),
         record
             .skipped
             .map_or(Sql::Null, |skipped| Sql::Integer(skipped.into())),
@@ -172,7 +181,7 @@ fn bind(
     for (name, value) in &record.fields {
         let refuse = |reason: String| Refusal {
             sqlstate: None,
-            column: Some(name.clone()),
+            column: Some(name.clone().into_owned()),
             reason,
         };
         let column = name.to_ascii_lowercase();
@@ -193,25 +202,25 @@ fn bind(
 }
 
 /// The value for a column of the declared type, or what it should have been.
-fn fit(value: &Value, kind: &str) -> Result<Sql, &'static str> {
-    let natural = |value: &Value| match value {
-        Value::Bool(bit) => Sql::Integer((*bit).into()),
-        Value::Int(number) => Sql::Integer(*number),
-        Value::UInt(number) => {
+fn fit(value: &ValueRef<'_>, kind: &str) -> Result<Sql, &'static str> {
+    let natural = |value: &ValueRef<'_>| match value {
+        ValueRef::Bool(bit) => Sql::Integer((*bit).into()),
+        ValueRef::Int(number) => Sql::Integer(*number),
+        ValueRef::UInt(number) => {
             i64::try_from(*number).map_or_else(|_| Sql::Text(number.to_string()), Sql::Integer)
         }
-        Value::Float(number) => Sql::Real(*number),
-        Value::Text(text) => Sql::Text(text.clone()),
+        ValueRef::Float(number) => Sql::Real(*number),
+        ValueRef::Text(text) => Sql::Text(text.clone().into_owned()),
     };
     match (kind, value) {
         ("REAL", value) => value.as_f64().map(Sql::Real).ok_or("a number"),
-        ("INTEGER", Value::Int(number)) => Ok(Sql::Integer(*number)),
+        ("INTEGER", ValueRef::Int(number)) => Ok(Sql::Integer(*number)),
         ("INTEGER", _) => Err("a whole number of 64 bits"),
-        ("", Value::Bool(_) | Value::Text(_)) => Err("a number"),
+        ("", ValueRef::Bool(_) | ValueRef::Text(_)) => Err("a number"),
         ("", value) => Ok(natural(value)),
-        ("BOOLEAN", Value::Bool(bit)) => Ok(Sql::Integer((*bit).into())),
+        ("BOOLEAN", ValueRef::Bool(bit)) => Ok(Sql::Integer((*bit).into())),
         ("BOOLEAN", _) => Err("true or false"),
-        ("TEXT", Value::Text(text)) => Ok(Sql::Text(text.clone())),
+        ("TEXT", ValueRef::Text(text)) => Ok(Sql::Text(text.clone().into_owned())),
         // Numbers and booleans lose nothing as the text they were.
         ("TEXT", value) => Ok(Sql::Text(value.to_string())),
         // A table that somebody else made: SQLite stores anything anywhere.
@@ -227,16 +236,16 @@ mod tests {
     fn a_value_fits_its_column_or_not() {
         let text = |text: &str| Sql::Text(text.to_owned());
         for (value, kind, expected) in [
-            (Value::Int(2), "REAL", Ok(Sql::Real(2.0))),
-            (Value::Text("x".to_owned()), "REAL", Err("a number")),
-            (Value::UInt(7), "", Ok(Sql::Integer(7))),
+            (ValueRef::Int(2), "REAL", Ok(Sql::Real(2.0))),
+            (ValueRef::Text("x".into()), "REAL", Err("a number")),
+            (ValueRef::UInt(7), "", Ok(Sql::Integer(7))),
             // Beyond SQLite's integers the digits are kept.
-            (Value::UInt(u64::MAX), "", Ok(text("18446744073709551615"))),
-            (Value::Text("x".to_owned()), "", Err("a number")),
-            (Value::Float(1.5), "INTEGER", Err("a whole number of 64 bits")),
-            (Value::Bool(true), "BOOLEAN", Ok(Sql::Integer(1))),
-            (Value::Int(1), "BOOLEAN", Err("true or false")),
-            (Value::Int(1), "TEXT", Ok(text("1"))),
+            (ValueRef::UInt(u64::MAX), "", Ok(text("18446744073709551615"))),
+            (ValueRef::Text("x".into()), "", Err("a number")),
+            (ValueRef::Float(1.5), "INTEGER", Err("a whole number of 64 bits")),
+            (ValueRef::Bool(true), "BOOLEAN", Ok(Sql::Integer(1))),
+            (ValueRef::Int(1), "BOOLEAN", Err("true or false")),
+            (ValueRef::Int(1), "TEXT", Ok(text("1"))),
         ] {
             assert_eq!(fit(&value, kind), expected, "{value} in {kind}");
         }

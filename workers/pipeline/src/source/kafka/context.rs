@@ -6,7 +6,7 @@ use std::{
 };
 
 use corrente_runtime::{
-    broker::{Incoming, SourceEvent, TopicPartition},
+    broker::{Messages, SourceEvent, TopicPartition},
     kafka::Access,
 };
 use rdkafka::{
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 pub(super) enum Event {
     Source(SourceEvent),
     OutOfRange(TopicPartition, u64),
-    Messages(TopicPartition, u64, Vec<Incoming>, usize),
+    Messages(TopicPartition, u64, Messages),
 }
 
 /// What librdkafka calls back, always on the thread that polls.

@@ -168,8 +168,9 @@ impl Source for KafkaSource {
                         return SourceEvent::OutOfRange(place);
                     }
                 }
-                Some(Event::Messages(place, start, messages, bytes)) => {
-                    self.queued.fetch_sub(bytes, Ordering::Relaxed);
+                Some(Event::Messages(place, start, messages)) => {
+                    self.queued
+                        .fetch_sub(reader::weight(&messages), Ordering::Relaxed);
                     if self.current.get(&place) == Some(&start) {
                         return SourceEvent::Messages(place, messages);
                     }

@@ -1,7 +1,6 @@
 //! The thread that polls: it obeys commands, gathers messages, and pauses partitions while too much waits.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use corrente_runtime::broker::{Incoming, SourceEvent, Start, TopicPartition};
+use corrente_runtime::broker::{Incoming, Messages, SourceEvent, Start, TopicPartition};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -28,7 +27,9 @@ use super::{
 /// Most bytes of messages that were read and not taken yet.
 const QUEUED: usize = 16 * 1024 * 1024;
 /// Most messages, and bytes, in one group.
-const GROUP: (usize, usize) = (2000, 1024 * 1024);
+const GROUP: (usize, usize) = (4000, 1024 * 1024);
+/// What a message costs beyond its key and payload.
+const OVERHEAD: usize = 48;
 /// How long the thread waits for a message before it looks at its commands.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -49,7 +50,20 @@ pub(super) struct Reader {
     pub held: bool,
 }
 
-type Groups = BTreeMap<TopicPartition, (u64, Vec<Incoming>, usize)>;
+/// Messages of one partition that are handed over together.
+struct Group {
+    /// librdkafka's own name for the topic, which is quicker to compare.
+    topic: *const (),
+    place: TopicPartition,
+    /// The number of the start under which they were read.
+    number: u64,
+    messages: Messages,
+}
+
+/// What messages that were handed over count for, in bytes.
+pub(super) fn weight(messages: &Messages) -> usize {
+    messages.bytes() + messages.len() * OVERHEAD
+}
 
 impl Reader {
     /// Polls until the source is dropped.
@@ -174,49 +188,85 @@ impl Reader {
 
     /// Polls once, and takes what else is there already.
     fn gather(&self) {
-        let mut groups = Groups::new();
+        let mut groups: Vec<Group> = vec![];
         let (mut count, mut bytes, mut wait) = (0, 0, POLL);
+        // Messages come in runs of one partition: the group of the last one is nearly always the right one.
+        let mut last = 0;
+        let mut out_of_range = false;
         while count < GROUP.0 && bytes < GROUP.1 {
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
+                    let topic = message.topic_ptr() as *const ();
+                    let same =
+                        |group: &Group| group.topic == topic && group.place.partition == message.partition();
+                    if !groups.get(last).is_some_and(same) {
+                        match groups.iter().position(same) {
+                            Some(found) => last = found,
+                            None => match self.group(&message) {
+                                Some(group) => {
+                                    last = groups.len();
+                                    groups.push(group);
+                                }
+                                // It is not ours any more.
+                                None => continue,
+                            },
+                        }
+                    }
                     count += 1;
-                    bytes += self.take(&message, &mut groups);
+                    bytes += message.key_len() + message.payload_len() + OVERHEAD;
+                    if let Some(group) = groups.get_mut(last) {
+                        group.messages.push(Incoming {
+                            offset: message.offset(),
+                            timestamp: message.timestamp().to_millis(),
+                            key: message.key(),
+                            payload: message.payload(),
+                        });
+                    }
                 }
                 Some(Err(error)) => {
-                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-                        self.find_out_of_range();
-                    }
+                    out_of_range = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset);
                     break;
                 }
                 None => break,
             }
             wait = Duration::ZERO;
         }
-        for (place, (number, messages, bytes)) in groups {
-            self.queued.fetch_add(bytes, Ordering::Relaxed);
-            let _ = self.events.send(Event::Messages(place, number, messages, bytes));
+        self.hand_over(groups);
+        if out_of_range {
+            self.find_out_of_range();
         }
     }
 
-    fn take(&self, message: &BorrowedMessage<'_>, groups: &mut Groups) -> usize {
+    /// The group that a message begins; `None` where its partition was not started.
+    fn group(&self, message: &BorrowedMessage<'_>) -> Option<Group> {
         let context = self.consumer.context();
         let place = context.place(message.topic(), message.partition());
-        let mut shared = context.lock();
-        let Some(started) = shared.started.get_mut(&place) else {
-            return 0;
-        };
-        started.next = Some(message.offset() + 1);
-        let incoming = Incoming {
-            offset: message.offset(),
-            timestamp: message.timestamp().to_millis(),
-            key: message.key().map(<[u8]>::to_vec),
-            payload: message.payload().map(<[u8]>::to_vec),
-        };
-        let bytes = message.key_len() + message.payload_len() + size_of::<Incoming>();
-        let group = groups.entry(place).or_insert_with(|| (started.number, vec![], 0));
-        group.1.push(incoming);
-        group.2 += bytes;
-        bytes
+        let number = context.lock().started.get(&place)?.number;
+        Some(Group {
+            topic: message.topic_ptr() as *const (),
+            place,
+            number,
+            messages: Messages::default(),
+        })
+    }
+
+    fn hand_over(&self, groups: Vec<Group>) {
+        let mut shared = self.consumer.context().lock();
+        for group in &groups {
+            // A start that was made anew meanwhile has an offset of its own.
+            if let (Some(started), Some(last)) = (shared.started.get_mut(&group.place), group.messages.last())
+                && started.number == group.number
+            {
+                started.next = Some(last.offset + 1);
+            }
+        }
+        drop(shared);
+        for group in groups {
+            self.queued.fetch_add(weight(&group.messages), Ordering::Relaxed);
+            let event = Event::Messages(group.place, group.number, group.messages);
+            // Nobody listens any more while the source is dropped.
+            let _ = self.events.send(event);
+        }
     }
 
     /// Some partition's offset is not in its log. Whose is found by the watermarks; the others are started
