@@ -24,6 +24,7 @@ pub mod common;
 pub mod duration;
 pub mod generate;
 pub mod kafka;
+pub mod once;
 pub mod output;
 pub mod pipeline;
 pub mod poller;

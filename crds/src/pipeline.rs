@@ -9,6 +9,7 @@ use crate::{
     Duration,
     common::{FIELD_NAME, FIELD_NAME_LENGTH, NOT_RESERVED, NOT_RESERVED_MESSAGE, PodTemplate, SecretKey},
     kafka::KafkaCluster,
+    once::{DeadLetter, Dedupe},
 };
 
 /// Stores the records of Kafka topics in a database, each exactly once.
@@ -60,6 +61,27 @@ pub struct TelemetryPipelineSpec {
     /// How much is stored in one transaction.
     #[serde(default)]
     pub batch: Batch,
+    /// How a record that comes twice is known.
+    #[serde(default, skip_serializing_if = "Dedupe::is_default")]
+    #[schemars(extend("default" = "stream"))]
+    pub dedupe: Dedupe,
+    /// The columns by which `dedupe: key` knows a repeat; `meter` and `ts` where none are named. A record without
+    /// one of them goes to the dead letters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = FIELD_NAME_LENGTH), regex(pattern = FIELD_NAME)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub dedupe_key: Vec<String>,
+    /// What becomes of records that cannot be stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
+    /// The name that this TelemetryPipeline had before: it goes on where that one ended, and takes over what the
+    /// database knows of it. Without it a pipeline of a new name begins at the oldest record of its topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 40),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+    )]
+    pub renamed_from: Option<String>,
     /// How many pods share the partitions; what `kubectl scale` sets.
     #[serde(default = "crate::poller::default_one")]
     #[schemars(range(min = 0, max = 64))]

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use corrente_config::{PipelineConfig, PollerConfig, pipeline::SinkConfig};
+use corrente_config::{PipelineConfig, PollerConfig, once::OnceConfig, pipeline::SinkConfig};
 use corrente_crds::{Duration, common::KafkaCluster, pipeline::Batch};
 
 use crate::site::Site;
@@ -55,6 +55,7 @@ pub fn of(site: &Site, database: &Path) -> Vec<PipelineConfig> {
                 sink: sqlite("readings"),
                 columns: BTreeMap::new(),
                 batch: soon(Batch::default()),
+                once: OnceConfig::default(),
             });
         }
     }

@@ -14,6 +14,7 @@ pub mod address;
 pub mod conflict;
 pub mod hash;
 pub mod manifest;
+pub mod once;
 pub mod pipeline;
 pub mod poller;
 pub mod problem;

@@ -12,6 +12,8 @@ use corrente_crds::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::once::OnceConfig;
+
 /// The file's name in the ConfigMap, and under the pod's configuration folder.
 pub const FILE: &str = "pipeline.json";
 
@@ -35,6 +37,9 @@ pub struct PipelineConfig {
     pub columns: BTreeMap<String, ColumnType>,
     /// How much is stored in one transaction.
     pub batch: Batch,
+    /// What makes a record be stored once.
+    #[serde(default, skip_serializing_if = "OnceConfig::is_default")]
+    pub once: OnceConfig,
 }
 
 /// Where the rows go.

@@ -377,3 +377,76 @@ proptest! {
         prop_assert!(held.values().all(|holders| *holders == 1), "{:?}", held);
     }
 }
+
+#[test]
+fn a_key_must_be_one_that_the_table_can_have() {
+    let resolve = |sink: &str, spec: Value| {
+        let mut whole = json!({
+            "source": {"kafka": {"bootstrapServers": ["kafka:9092"], "topics": ["site"]}},
+            "sink": {sink: {"connectionSecret": {"name": "db", "key": "url"}}},
+            "columns": [{"name": "site", "type": "text"}],
+        });
+        whole
+            .as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
+        let spec: TelemetryPipelineSpec = serde_json::from_value(whole).unwrap();
+        resolve_pipeline("ns", "p", &spec, &[], &BTreeMap::new())
+            .map(|config| config.once)
+            .map_err(|problems| {
+                problems
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            })
+    };
+    let key = |columns: Value| json!({"dedupe": "key", "dedupeKey": columns});
+    let key_of = |sink: &str, spec: Value| resolve(sink, spec).unwrap().key;
+    assert_eq!(key_of("postgresql", json!({})), None);
+    assert_eq!(
+        key_of("timescaledb", json!({"dedupe": "key"})).unwrap(),
+        ["meter", "ts"]
+    );
+    assert_eq!(
+        key_of("postgresql", key(json!(["site", "meter", "slot"])))
+            .unwrap()
+            .len(),
+        3
+    );
+    let once = resolve(
+        "postgresql",
+        json!({"renamedFrom": "old", "deadLetter": {"topic": "dead", "retention": "30d"}}),
+    )
+    .unwrap();
+    assert_eq!(once.renamed_from.as_deref(), Some("ns/old"));
+    assert_eq!(once.dead_letter_topic.as_deref(), Some("dead"));
+    assert_eq!(once.dead_letter_retention.unwrap().to_string(), "30d");
+    for (sink, spec, says) in [
+        ("timescaledb", key(json!(["meter", "slot"])), "add ts"),
+        ("postgresql", key(json!(["meter"])), "add ts, or slot"),
+        (
+            "postgresql",
+            key(json!(["ts", "room"])),
+            "room is no column that is declared",
+        ),
+        (
+            "postgresql",
+            json!({"dedupeKey": ["meter", "ts"]}),
+            "a key is for dedupe: key",
+        ),
+        (
+            "postgresql",
+            json!({"deadLetter": {"topic": "site"}}),
+            "would come back",
+        ),
+        (
+            "postgresql",
+            json!({"renamedFrom": "p"}),
+            "is the pipeline's own name",
+        ),
+    ] {
+        let problems = resolve(sink, spec).unwrap_err();
+        assert!(problems.contains(says), "{problems}");
+    }
+}

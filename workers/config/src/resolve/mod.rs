@@ -6,6 +6,7 @@
 //!    is told, with the columns that the profiles declare.
 
 mod columns;
+mod once;
 mod pipeline;
 mod poller;
 

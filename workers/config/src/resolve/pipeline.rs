@@ -6,7 +6,7 @@ use corrente_crds::{
     MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, output::Format, pipeline::PostgresTable,
 };
 
-use super::columns::columns;
+use super::{columns::columns, once::once};
 use crate::{
     PipelineConfig, Problem,
     conflict::brokers,
@@ -68,6 +68,7 @@ pub fn resolve_pipeline(
             None
         }
     };
+    let once = once(namespace, name, spec, &columns, sink.as_ref(), &mut problems);
     match sink {
         Some(sink) if problems.is_empty() => Ok(PipelineConfig {
             namespace: namespace.to_owned(),
@@ -81,6 +82,7 @@ pub fn resolve_pipeline(
             sink,
             columns,
             batch: spec.batch,
+            once,
         }),
         _ => Err(problems),
     }

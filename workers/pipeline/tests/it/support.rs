@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use corrente_config::{PipelineConfig, Secrets, pipeline::SinkConfig, report::PipelineReport};
+use corrente_config::{
+    PipelineConfig, Secrets, once::OnceConfig, pipeline::SinkConfig, report::PipelineReport,
+};
 use corrente_crds::{Duration as Span, common::KafkaCluster, pipeline::Batch};
 use corrente_pipeline::{PipelineState, run, sink::Sink, source::kafka::KafkaSource};
 use corrente_runtime::{
@@ -57,6 +59,7 @@ pub fn config(name: &str, topics: &[&str], sink: SinkConfig) -> PipelineConfig {
             max_age: Span::from_millis(50),
             writers: 2,
         },
+        once: OnceConfig::default(),
     }
 }
 

@@ -1,0 +1,100 @@
+//! The fields of a TelemetryPipeline that make a record be stored once, checked against the rest of it.
+
+use std::collections::BTreeMap;
+
+use corrente_crds::{TelemetryPipelineSpec, once::Dedupe, pipeline::ColumnType};
+
+use crate::{
+    Problem,
+    once::{DEFAULT_KEY, OnceConfig},
+    pipeline::SinkConfig,
+};
+
+/// The record's own columns that a key may have. The others say nothing of which reading it is.
+const OWN: [&str; 5] = ["ts", "meter", "slot", "stream", "seq"];
+
+/// What the worker is told; what is wrong is added to `problems`.
+pub fn once(
+    namespace: &str,
+    name: &str,
+    spec: &TelemetryPipelineSpec,
+    columns: &BTreeMap<String, ColumnType>,
+    sink: Option<&SinkConfig>,
+    problems: &mut Vec<Problem>,
+) -> OnceConfig {
+    let letters = spec.dead_letter.clone().unwrap_or_default();
+    if let Some(topic) = letters
+        .topic
+        .as_ref()
+        .filter(|topic| spec.source.kafka.topics.contains(topic))
+    {
+        let message =
+            format!("{topic} is read by this pipeline: dead letters would come back; name another topic");
+        problems.push(Problem::new("spec.deadLetter.topic", message));
+    }
+    if spec.renamed_from.as_deref() == Some(name) {
+        let message = format!(
+            "{name} is the pipeline's own name: write the one that it had before, or remove the field"
+        );
+        problems.push(Problem::new("spec.renamedFrom", message));
+    }
+    // The other sinks keep their own account of what they hold.
+    let (postgres, hypertable) = match sink {
+        Some(SinkConfig::Postgres { hypertable, .. }) => (true, hypertable.is_some()),
+        Some(_) => (false, false),
+        None => (true, false),
+    };
+    let mut only_postgres = |given: bool, field: &str| {
+        if given && !postgres {
+            let message = "this is for the sinks postgresql and timescaledb: remove it, or name one of these";
+            problems.push(Problem::new(field, message));
+        }
+    };
+    only_postgres(spec.dead_letter.is_some(), "spec.deadLetter");
+    only_postgres(spec.dedupe == Dedupe::Key, "spec.dedupe");
+    only_postgres(spec.renamed_from.is_some(), "spec.renamedFrom");
+    OnceConfig {
+        key: key(spec, columns, hypertable, problems),
+        dead_letter_topic: letters.topic,
+        dead_letter_retention: letters.retention,
+        renamed_from: spec.renamed_from.as_ref().map(|old| format!("{namespace}/{old}")),
+    }
+}
+
+fn key(
+    spec: &TelemetryPipelineSpec,
+    columns: &BTreeMap<String, ColumnType>,
+    hypertable: bool,
+    problems: &mut Vec<Problem>,
+) -> Option<Vec<String>> {
+    let named = &spec.dedupe_key;
+    if spec.dedupe != Dedupe::Key {
+        if !named.is_empty() {
+            let message = "a key is for dedupe: key; write that, or remove the key";
+            problems.push(Problem::new("spec.dedupeKey", message));
+        }
+        return None;
+    }
+    if named.is_empty() {
+        return Some(DEFAULT_KEY.map(str::to_owned).to_vec());
+    }
+    let has = |column: &str| named.iter().any(|name| name == column);
+    if hypertable && !has("ts") {
+        let message =
+            "a hypertable's unique index must have the column ts, by which it is cut into chunks: add ts";
+        problems.push(Problem::new("spec.dedupeKey", message));
+    } else if !has("ts") && !has("slot") {
+        let message = "without a time a meter would have one reading for ever: add ts, or slot";
+        problems.push(Problem::new("spec.dedupeKey", message));
+    }
+    for (at, column) in named.iter().enumerate() {
+        if !OWN.contains(&column.as_str()) && !columns.contains_key(column) {
+            let message = format!(
+                "{column} is no column that is declared: name it in spec.columns, or choose one of {}",
+                OWN.join(", ")
+            );
+            problems.push(Problem::new(format!("spec.dedupeKey[{at}]"), message));
+        }
+    }
+    Some(named.clone())
+}
