@@ -18,9 +18,11 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+pub mod alerts;
 #[cfg(feature = "cases")]
 pub mod cases;
 pub mod common;
+pub mod derived;
 pub mod duration;
 pub mod generate;
 pub mod kafka;
@@ -30,6 +32,7 @@ pub mod pipeline;
 pub mod poller;
 pub mod profile;
 mod schema;
+pub mod transform;
 
 pub use common::{GROUP, VERSION};
 pub use duration::{Duration, Retention};

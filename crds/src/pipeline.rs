@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration,
+    alerts::Alerts,
     common::{FIELD_NAME, FIELD_NAME_LENGTH, NOT_RESERVED, NOT_RESERVED_MESSAGE, PodTemplate, SecretKey},
+    derived::Derived,
     kafka::KafkaCluster,
     once::{DeadLetter, Dedupe},
+    transform::Transform,
 };
 
 /// Stores the records of Kafka topics in a database, each exactly once.
@@ -58,6 +61,16 @@ pub struct TelemetryPipelineSpec {
     #[schemars(length(max = 512))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub columns: Vec<Column>,
+    /// What is done to each record before it is stored, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub transforms: Vec<Transform>,
+    /// Energy and demand in windows of time, derived from the stored readings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived: Option<Derived>,
+    /// Thresholds, and where their alerts go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<Alerts>,
     /// How much is stored in one transaction.
     #[serde(default)]
     pub batch: Batch,

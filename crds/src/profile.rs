@@ -164,6 +164,8 @@ const WITHIN_THE_TABLE: &str = "self.address + (self.type in ['u32', 'i32', 'f32
     .message("scaleFrom is for whole numbers: remove it, a float needs none"))]
 #[x_kube(validation = Rule::new("self.kind != 'counter' || !(self.type in ['bool', 'string'])")
     .message("a counter is a number: write kind state or text"))]
+#[x_kube(validation = Rule::new("!has(self.rollover) || self.kind == 'counter'")
+    .message("rollover is for counters: write kind counter, or remove it"))]
 #[x_kube(validation = Rule::new("self.kind != 'text' || self.type == 'string'")
     .message("kind text is for type string: write gauge, counter or state"))]
 pub struct Register {
@@ -214,6 +216,11 @@ pub struct Register {
     /// What sort of value it is.
     #[serde(default)]
     pub kind: Kind,
+    /// The value at which a counter begins again at 0, in `unit`, where that is not where its register is full, as for a
+    /// display of eight digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1e-6, max = 1e21))]
+    pub rollover: Option<f64>,
     /// Values with the same name of a group are always read in one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = FIELD_NAME))]

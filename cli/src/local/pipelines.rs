@@ -54,6 +54,9 @@ pub fn of(site: &Site, database: &Path) -> Vec<PipelineConfig> {
                 topics: vec![output.topic.clone()],
                 sink: sqlite("readings"),
                 columns: BTreeMap::new(),
+                transforms: vec![],
+                derived: None,
+                alerts: None,
                 batch: soon(Batch::default()),
                 once: OnceConfig::default(),
             });

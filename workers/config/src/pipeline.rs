@@ -12,7 +12,7 @@ use corrente_crds::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::once::OnceConfig;
+use crate::{alerts::AlertsConfig, derived::DerivedConfig, once::OnceConfig, transform::Step};
 
 /// The file's name in the ConfigMap, and under the pod's configuration folder.
 pub const FILE: &str = "pipeline.json";
@@ -35,6 +35,15 @@ pub struct PipelineConfig {
     pub sink: SinkConfig,
     /// The types of the metrics' columns, by metric.
     pub columns: BTreeMap<String, ColumnType>,
+    /// What is done to each record before it is stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transforms: Vec<Step>,
+    /// What is derived from the stored readings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived: Option<DerivedConfig>,
+    /// The thresholds to watch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<AlertsConfig>,
     /// How much is stored in one transaction.
     pub batch: Batch,
     /// What makes a record be stored once.

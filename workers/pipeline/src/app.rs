@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use corrente_config::{
     PipelineConfig,
+    pipeline::SinkConfig,
     report::PIPELINE_CONFIG_PATH,
     secrets::{SECRETS_PATH, Secrets},
 };
@@ -17,6 +18,7 @@ use corrente_runtime::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    alerts::deliver::{Alertmanager, Topic, deliver},
     run,
     sink::{postgres::PostgresSink, sqlite::SqliteSink},
     source::kafka::KafkaSource,
@@ -115,6 +117,7 @@ async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Re
     };
     let source =
         KafkaSource::new(&config, &access, &settings).context("failed to start the Kafka consumer")?;
+    let _alerts = alerts(&config, &settings, &shutdown)?;
     // A consumer keeps what it was made with. Ending in good order and being started again takes a second, and
     // is what the worker is best at: it goes on where the database says.
     let ended = shutdown.clone();
@@ -130,6 +133,29 @@ async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Re
         (None, Some(sink)) => run(config, source, sink, state, shutdown).await,
         (None, None) => anyhow::bail!("the configuration names no sink that this worker has"),
     }
+}
+
+/// The tasks that tell the pipeline's alerts. They end with the worker: what was not told by then, the next one tells.
+fn alerts(
+    config: &PipelineConfig,
+    settings: &Settings,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Vec<AbortOnDropHandle<()>>> {
+    let (Some(alerts), SinkConfig::Postgres { url_file, .. }) = (&config.alerts, &config.sink) else {
+        return Ok(vec![]);
+    };
+    let pipeline = format!("{}/{}", config.namespace, config.name);
+    let mut tasks = vec![];
+    if let Some(topic) = &alerts.topic {
+        let topic = Topic::new(settings.client_config(), topic).context("failed to make the producer of alerts")?;
+        let task = deliver(topic, url_file.clone(), pipeline.clone(), shutdown.clone());
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
+    }
+    if let Some(url) = &alerts.alertmanager {
+        let task = deliver(Alertmanager::new(url), url_file.clone(), pipeline, shutdown.clone());
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
+    }
+    Ok(tasks)
 }
 
 /// What lets the worker into the cluster, once the files can be read. `None` where it is told to end before.

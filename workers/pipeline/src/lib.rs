@@ -7,7 +7,8 @@
 //! 4. [`batch`]: from messages to what is stored in one transaction;
 //! 5. [`transform`]: what is done to a record on its way;
 //! 6. [`partition`]: these together, for one partition;
-//! 7. [`fault`]: how long to wait when the sink has a fault.
+//! 7. [`derived`] and [`alerts`]: what follows from the rows, in windows of time and beyond thresholds;
+//! 8. [`fault`]: how long to wait when the sink has a fault.
 //!
 //! At the rims: [`source`] reads from Kafka, [`sink`] stores, [`writer`] owns the sink's writers, [`mod@run`] is the main
 //! loop, [`state`] answers `/livez`, `/readyz` and `/status`, and [`app`] is the process.
@@ -16,10 +17,12 @@
 //! that stores the rows, behind an epoch that each new owner raises. The broker's own committed offsets
 //! are for lag tools.
 
+pub mod alerts;
 pub mod assignment;
 pub mod batch;
 pub mod batcher;
 pub mod dedupe;
+pub mod derived;
 pub mod fault;
 pub mod partition;
 pub mod run;

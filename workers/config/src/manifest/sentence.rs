@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::Problem;
 
 /// What each pattern of the schemas asks for, in words.
-const PATTERNS: [(&str, &str); 10] = [
+const PATTERNS: &[(&str, &str)] = &[
     (
         "^[a-z][a-z0-9_]*$",
         "small letters, digits and underscores, beginning with a letter",
@@ -29,6 +29,14 @@ const PATTERNS: [(&str, &str); 10] = [
     (
         "^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
         "letters, digits, '-', '_' and '.', beginning and ending with a letter or a digit",
+    ),
+    (
+        "^[a-z0-9]([a-z0-9_]*[a-z0-9])?$",
+        "small letters, digits and underscores, beginning and ending with a letter or a digit",
+    ),
+    (
+        "^[a-zA-Z]([-a-zA-Z0-9_]*[a-zA-Z0-9])?$",
+        "letters, digits, '-' and '_', beginning with a letter and ending with a letter or a digit",
     ),
     ("^[a-zA-Z0-9._-]+$", "letters, digits, '.', '_' and '-'"),
     ("^[-._a-zA-Z0-9]+$", "letters, digits, '.', '_' and '-'"),

@@ -6,9 +6,12 @@
 //!    is told, with the columns that the profiles declare.
 
 mod columns;
+mod derived;
+mod fields;
 mod once;
 mod pipeline;
 mod poller;
+mod transform;
 
 pub use pipeline::resolve_pipeline;
 pub(crate) use poller::meters;

@@ -6,7 +6,7 @@ use corrente_crds::{
     MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, output::Format, pipeline::PostgresTable,
 };
 
-use super::{columns::columns, once::once};
+use super::{columns::columns, derived, fields::Fields, once::once, transform::transforms};
 use crate::{
     PipelineConfig, Problem,
     conflict::brokers,
@@ -40,12 +40,19 @@ pub fn resolve_pipeline(
             source.topics.contains(&output.topic) && !brokers(&output.cluster).is_disjoint(&own_brokers)
         })
         .collect();
-    let columns = columns(
-        behind.iter().map(|(_, _, poller)| poller),
-        profiles,
-        &spec.columns,
-    );
     let mut problems = unreadable(&source.topics, &behind);
+    let behind: Vec<&MeterPollerSpec> = behind.iter().map(|(_, _, poller)| poller).collect();
+    let declared = columns(behind.iter().copied(), profiles, &[]);
+    let mut fields = Fields::gather(&source.topics, &behind, profiles, &declared, &spec.columns);
+    let transforms = transforms(&spec.transforms, &mut fields, &mut problems);
+    let mut columns = fields.columns();
+    // What the pipeline itself says wins, except of a field that a transform has taken away.
+    columns.extend(
+        spec.columns
+            .iter()
+            .filter(|column| fields.known.contains_key(&column.name))
+            .map(|column| (column.name.clone(), column.column_type)),
+    );
     if columns.len() > MAX_COLUMNS {
         let message = format!(
             "the topics carry {} metrics and labels, and a table has at most {MAX_COLUMNS} columns for them: \
@@ -69,6 +76,18 @@ pub fn resolve_pipeline(
         }
     };
     let once = once(namespace, name, spec, &columns, sink.as_ref(), &mut problems);
+    let readings = match &sink {
+        Some(SinkConfig::Postgres { table, .. }) => Some(table.as_str()),
+        _ => None,
+    };
+    let derived = spec
+        .derived
+        .as_ref()
+        .and_then(|derived| derived::derived(derived, readings, &fields, &behind, &mut problems));
+    let alerts = spec
+        .alerts
+        .as_ref()
+        .and_then(|alerts| derived::alerts(alerts, readings, &fields, &mut problems));
     match sink {
         Some(sink) if problems.is_empty() => Ok(PipelineConfig {
             namespace: namespace.to_owned(),
@@ -81,6 +100,9 @@ pub fn resolve_pipeline(
                 .unwrap_or_else(|| format!("corrente.{namespace}.{name}")),
             sink,
             columns,
+            transforms,
+            derived,
+            alerts,
             batch: spec.batch,
             once,
         }),

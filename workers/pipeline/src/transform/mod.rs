@@ -9,6 +9,10 @@ use corrente_record::View;
 
 use crate::batch::Refusal;
 
+mod steps;
+
+pub use steps::Configured;
+
 /// What becomes of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -41,8 +45,9 @@ impl Chain {
 
     /// The chain of a pipeline.
     #[must_use]
-    pub fn of(_config: &PipelineConfig) -> Self {
-        Self::default()
+    pub fn of(config: &PipelineConfig) -> Self {
+        let steps = config.transforms.iter().cloned();
+        Self::new(steps.map(|step| Box::new(Configured(step)) as Box<dyn Step>).collect())
     }
 
     /// Applies the steps until one says that the record is not stored.

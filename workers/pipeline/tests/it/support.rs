@@ -53,6 +53,9 @@ pub fn config(name: &str, topics: &[&str], sink: SinkConfig) -> PipelineConfig {
         group: format!("corrente.test.{name}"),
         sink,
         columns: BTreeMap::new(),
+        transforms: vec![],
+        derived: None,
+        alerts: None,
         batch: Batch {
             max_rows: 200,
             max_bytes: 64 * 1024,

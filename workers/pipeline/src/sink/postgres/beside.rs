@@ -1,15 +1,32 @@
 //! What is written beside the rows, in their transaction: tables that are derived from them.
 
+use corrente_config::PipelineConfig;
 use corrente_record::View;
 use futures::future::BoxFuture;
-use tokio_postgres::Transaction;
+use tokio_postgres::{Client, Transaction};
 
+use super::derivation::Derivation;
 use crate::{batch::Place, sink::SinkError};
+
+/// What a pipeline keeps beside its rows, in the order in which it is written.
+#[must_use]
+pub fn of(config: &PipelineConfig) -> Vec<Box<dyn Beside>> {
+    let derivation = Derivation::new(config).map(|derivation| Box::new(derivation) as Box<dyn Beside>);
+    derivation.into_iter().collect()
+}
 
 /// Something that is kept in step with the rows.
 ///
 /// A transaction that fails is begun again, from [`Beside::begin`] on, and nothing of it may be left here.
 pub trait Beside: Send {
+    /// A connection is new: makes the tables that are missing.
+    ///
+    /// # Errors
+    /// The connection is given up then, and made anew after a while.
+    fn prepare<'a>(&'a mut self, _client: &'a mut Client) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// A transaction of a partition begins.
     fn begin(&mut self, place: &Place);
 

@@ -38,11 +38,16 @@ use crate::{
     transform::Chain,
 };
 
+mod alerts;
 pub mod beside;
 mod copy;
+mod derivation;
+mod derived;
 mod encode;
 mod layout;
 mod ledger;
+#[cfg(feature = "kafka")]
+pub mod outbox;
 mod rows;
 mod search;
 mod session;
@@ -68,6 +73,8 @@ struct Shared {
     pipeline: String,
     table: Table,
     chain: Chain,
+    /// What says what is kept beside the rows.
+    config: PipelineConfig,
     /// The outcomes of batches whose commits were sent: what to answer where only the confirmation was lost.
     sent: Mutex<HashMap<Place, (i64, Stored)>>,
 }
@@ -115,14 +122,15 @@ impl PostgresSink {
                 declared: config.columns.clone(),
             },
             chain: Chain::of(config),
+            config: config.clone(),
             sent: Mutex::default(),
         })))
     }
 
     fn of(shared: Arc<Shared>) -> Self {
         Self {
+            beside: beside::of(&shared.config),
             shared,
-            beside: vec![],
             session: None,
         }
     }
@@ -141,6 +149,9 @@ impl PostgresSink {
             .await
             .map_err(failed("make the tables of the schema corrente"))?;
         let layout = shared.table.ensure(&mut client).await.map_err(SinkError::Retry)?;
+        for beside in &mut self.beside {
+            beside.prepare(&mut client).await?;
+        }
         Ok(Session {
             client,
             statements: Statements::default(),

@@ -1,0 +1,245 @@
+//! Thresholds, looked at in the transaction that stores the values.
+//!
+//! Where each meter stands is read, the batch's values are looked at in the order of time, and what has begun or ended is
+//! written, all behind the meters' locks: the values of one meter are looked at by one transaction at a time. A row that the
+//! database refuses afterwards was looked at too: its value was measured all the same.
+
+use std::collections::{BTreeMap, HashMap};
+
+use corrente_config::{PipelineConfig, alerts::ThresholdConfig};
+use corrente_record::{Timestamp, View};
+use metrics::counter;
+use tokio_postgres::{Client, Error, Transaction};
+
+use super::derived::time;
+use crate::{
+    alerts::{
+        message::id,
+        threshold::{Change, Standing},
+    },
+    derived::instant,
+};
+
+/// The tables. `published` is what the topic was told (`begun`, `ended`), and `posted_at` when Alertmanager was last told.
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS corrente.alert_standings (
+        pipeline text NOT NULL,
+        name text NOT NULL,
+        meter text NOT NULL,
+        seen bigint,
+        since bigint,
+        firing bigint,
+        PRIMARY KEY (pipeline, meter, name)
+    );
+    CREATE TABLE IF NOT EXISTS corrente.alerts (
+        id text PRIMARY KEY,
+        pipeline text NOT NULL,
+        name text NOT NULL,
+        meter text NOT NULL,
+        metric text NOT NULL,
+        labels jsonb NOT NULL,
+        summary text,
+        started_at timestamptz NOT NULL,
+        value double precision NOT NULL,
+        ended_at timestamptz,
+        end_value double precision,
+        published text,
+        posted_at timestamptz,
+        posted_end boolean NOT NULL DEFAULT false
+    );
+    CREATE INDEX IF NOT EXISTS alerts_to_tell ON corrente.alerts (pipeline, started_at)
+        WHERE ended_at IS NULL OR published IS DISTINCT FROM 'ended' OR NOT posted_end;
+";
+
+/// The thresholds of a pipeline.
+pub struct Thresholds {
+    pipeline: String,
+    thresholds: Vec<ThresholdConfig>,
+    /// The batch's values: by meter, the threshold's place, when, and what.
+    values: BTreeMap<String, Vec<(usize, i64, f64)>>,
+}
+
+impl Thresholds {
+    /// What a pipeline watches; `None` where it watches nothing.
+    #[must_use]
+    pub fn new(config: &PipelineConfig) -> Option<Self> {
+        let alerts = config.alerts.as_ref()?;
+        Some(Self {
+            pipeline: format!("{}/{}", config.namespace, config.name),
+            thresholds: alerts.thresholds.clone(),
+            values: BTreeMap::new(),
+        })
+    }
+
+    /// Makes the tables that are missing, and ends the alerts of thresholds that are no more.
+    pub async fn create(&self, client: &mut Client) -> Result<(), Error> {
+        create(client).await?;
+        let names: Vec<&str> = self.thresholds.iter().map(|threshold| threshold.name.as_str()).collect();
+        let transaction = client.transaction().await?;
+        transaction
+            .execute(
+                "DELETE FROM corrente.alert_standings WHERE pipeline = $1 AND name <> ALL($2)",
+                &[&self.pipeline, &names],
+            )
+            .await?;
+        transaction
+            .execute(
+                "UPDATE corrente.alerts SET ended_at = now() WHERE pipeline = $1 AND name <> ALL($2) AND ended_at IS NULL",
+                &[&self.pipeline, &names],
+            )
+            .await?;
+        transaction.commit().await
+    }
+
+    /// A batch begins.
+    pub fn begin(&mut self) {
+        self.values.clear();
+    }
+
+    /// A row is stored.
+    pub fn observe(&mut self, view: &View<'_>) {
+        for (at, threshold) in self.thresholds.iter().enumerate() {
+            if let Some(value) = view.field(&threshold.metric).and_then(|value| value.as_f64()) {
+                let when = instant(view.ts.0, view.slot.map(|slot| slot.0));
+                match self.values.get_mut(&*view.meter) {
+                    Some(values) => values.push((at, when, value)),
+                    None => {
+                        self.values.insert(view.meter.clone().into_owned(), vec![(at, when, value)]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The meters that [`Thresholds::write`] is going to look at, which are to be locked before it.
+    pub fn meters(&self) -> impl Iterator<Item = &String> {
+        self.values.keys()
+    }
+
+    /// Looks at the batch's values.
+    pub async fn write(&mut self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        if self.values.is_empty() {
+            return Ok(());
+        }
+        let meters: Vec<&String> = self.values.keys().collect();
+        let mut standings: HashMap<(String, String), Standing> = HashMap::new();
+        for row in transaction
+            .query(
+                "SELECT meter, name, seen, since, firing FROM corrente.alert_standings \
+                 WHERE pipeline = $1 AND meter = ANY($2)",
+                &[&self.pipeline, &meters],
+            )
+            .await?
+        {
+            let standing = Standing {
+                seen: row.try_get(2)?,
+                since: row.try_get(3)?,
+                firing: row.try_get(4)?,
+            };
+            standings.insert((row.try_get(0)?, row.try_get(1)?), standing);
+        }
+        let mut late = 0;
+        let mut changes: Vec<(&str, &ThresholdConfig, Change)> = vec![];
+        let mut after: Vec<(&str, &str, Standing)> = vec![];
+        for (meter, values) in &mut self.values {
+            values.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+            for of_one in values.chunk_by(|a, b| a.0 == b.0) {
+                let Some(threshold) = of_one.first().and_then(|(at, ..)| self.thresholds.get(*at)) else {
+                    continue;
+                };
+                let mut standing = standings.remove(&(meter.clone(), threshold.name.clone())).unwrap_or_default();
+                for (_, at, value) in of_one {
+                    match standing.look(threshold, *at, *value) {
+                        Ok(change) => changes.extend(change.map(|change| (meter.as_str(), threshold, change))),
+                        Err(_) => late += 1,
+                    }
+                }
+                after.push((meter, &threshold.name, standing));
+            }
+        }
+        counter!("corrente_pipeline_alert_values_late_total").increment(late);
+        for (meter, threshold, change) in changes {
+            self.change(transaction, meter, threshold, change).await?;
+        }
+        let column = |of: fn(&Standing) -> Option<i64>| -> Vec<Option<i64>> { after.iter().map(|(.., s)| of(s)).collect() };
+        transaction
+            .execute(
+                "INSERT INTO corrente.alert_standings (pipeline, meter, name, seen, since, firing) \
+                 SELECT $1, * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[]) \
+                 ON CONFLICT (pipeline, meter, name) \
+                 DO UPDATE SET seen = excluded.seen, since = excluded.since, firing = excluded.firing",
+                &[
+                    &self.pipeline,
+                    &after.iter().map(|(meter, ..)| *meter).collect::<Vec<_>>(),
+                    &after.iter().map(|(_, name, _)| *name).collect::<Vec<_>>(),
+                    &column(|standing| standing.seen),
+                    &column(|standing| standing.since),
+                    &column(|standing| standing.firing),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Writes down that an alert has begun or ended. They are rare, so each has a statement of its own.
+    async fn change(
+        &self,
+        transaction: &Transaction<'_>,
+        meter: &str,
+        threshold: &ThresholdConfig,
+        change: Change,
+    ) -> Result<(), Error> {
+        match change {
+            Change::Begins { started, value } => {
+                let id = id(&self.pipeline, &threshold.name, meter, Timestamp(started));
+                let labels = serde_json::json!(threshold.labels);
+                transaction
+                    .execute(
+                        "INSERT INTO corrente.alerts (id, pipeline, name, meter, metric, labels, summary, started_at, value) \
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING",
+                        &[
+                            &id,
+                            &self.pipeline,
+                            &threshold.name,
+                            &meter,
+                            &threshold.metric,
+                            &labels,
+                            &threshold.summary,
+                            &time(started),
+                            &value,
+                        ],
+                    )
+                    .await?;
+            }
+            Change::Ends { started, ended, value } => {
+                let id = id(&self.pipeline, &threshold.name, meter, Timestamp(started));
+                transaction
+                    .execute(
+                        "UPDATE corrente.alerts SET ended_at = $2, end_value = $3 WHERE id = $1",
+                        &[&id, &time(ended), &value],
+                    )
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the tables where they are missing.
+pub async fn create(client: &mut Client) -> Result<(), Error> {
+    let found = client
+        .query_one(
+            "SELECT to_regclass('corrente.alerts') IS NOT NULL AND to_regclass('corrente.alert_standings') IS NOT NULL",
+            &[],
+        )
+        .await?;
+    if found.try_get(0)? {
+        return Ok(());
+    }
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute("SELECT pg_advisory_xact_lock(hashtextextended('corrente', 0))")
+        .await?;
+    transaction.batch_execute(TABLES).await?;
+    transaction.commit().await
+}

@@ -1,0 +1,38 @@
+//! A lock per meter, held until the transaction ends.
+//!
+//! Rows of a table, not advisory locks: a batch may touch more meters than the server has room for in its table of locks.
+
+use tokio_postgres::{Client, Error, Transaction};
+
+/// Makes the table where it is missing. A worker that finds it needs no right to make any.
+pub async fn create_locks(client: &mut Client) -> Result<(), Error> {
+    let found = client
+        .query_one("SELECT to_regclass('corrente.meter_locks') IS NOT NULL", &[])
+        .await?;
+    if found.try_get(0)? {
+        return Ok(());
+    }
+    let transaction = client.transaction().await?;
+    transaction
+        .batch_execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('corrente', 0)); \
+             CREATE TABLE IF NOT EXISTS corrente.meter_locks ( \
+                 scope text NOT NULL, meter text NOT NULL, PRIMARY KEY (scope, meter))",
+        )
+        .await?;
+    transaction.commit().await
+}
+
+/// Locks the meters, within a scope: the table that is derived from. They must be in their order, so that two transactions
+/// never wait for each other.
+pub async fn lock(transaction: &Transaction<'_>, scope: &str, meters: &[String]) -> Result<(), Error> {
+    // A row that is there is locked by the conflict, and left as it is.
+    transaction
+        .execute(
+            "INSERT INTO corrente.meter_locks (scope, meter) SELECT $1, meter FROM unnest($2::text[]) AS meter \
+             ON CONFLICT (scope, meter) DO UPDATE SET meter = excluded.meter WHERE false",
+            &[&scope, &meters],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The tables of windows: made, and kept.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use tokio_postgres::{Client, Error, Transaction};
+
+use super::read::time;
+use crate::derived::{
+    plan::{Plan, WindowTable},
+    window::Window,
+};
+
+/// A row per meter, metric and window.
+fn definition(table: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {table} (
+            meter text NOT NULL,
+            metric text NOT NULL,
+            window_start timestamptz NOT NULL,
+            window_end timestamptz NOT NULL,
+            demand double precision,
+            energy double precision,
+            mean double precision,
+            min double precision,
+            max double precision,
+            last double precision,
+            readings integer NOT NULL,
+            expected integer,
+            completeness double precision,
+            quality text NOT NULL,
+            rollovers integer NOT NULL,
+            resets integer NOT NULL,
+            jumps integer NOT NULL,
+            swaps integer NOT NULL,
+            revision integer NOT NULL DEFAULT 1,
+            updated_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (meter, metric, window_end)
+        )"
+    )
+}
+
+/// Makes a table where it is missing. A worker that finds it needs no right to make any.
+pub async fn create(client: &mut Client, table: &str) -> Result<(), Error> {
+    let found = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?;
+    if found.try_get(0)? {
+        return Ok(());
+    }
+    let transaction = client.transaction().await?;
+    // IF NOT EXISTS alone lets two workers collide.
+    transaction
+        .execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&format!("corrente {table}")])
+        .await?;
+    transaction.batch_execute(&definition(table)).await?;
+    transaction.commit().await
+}
+
+/// What a window says, besides its key.
+const SAYS: [&str; 14] = [
+    "demand", "energy", "mean", "min", "max", "last", "readings", "expected", "completeness", "quality", "rollovers",
+    "resets", "jumps", "swaps",
+];
+
+/// Writes windows; gives how many were new or another than they were.
+///
+/// One that has more readings than are in the table by now stays: its readings were dropped by retention, and a late one
+/// would leave a window of that one alone.
+pub async fn upsert(
+    transaction: &Transaction<'_>,
+    quoted: &str,
+    plan: &Plan,
+    table: &WindowTable,
+    windows: &BTreeMap<(&str, usize, i64), Window>,
+) -> Result<u64, Error> {
+    if windows.is_empty() {
+        return Ok(0);
+    }
+    let says = SAYS.join(", ");
+    let of = |table: &str| SAYS.map(|column| format!("{table}.{column}")).join(", ");
+    let set = SAYS.map(|column| format!("{column} = excluded.{column}")).join(", ");
+    let sql = format!(
+        "INSERT INTO {quoted} AS w (meter, metric, window_start, window_end, {says}) \
+         SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], \
+         $7::float8[], $8::float8[], $9::float8[], $10::float8[], $11::int[], $12::int[], $13::float8[], $14::text[], \
+         $15::int[], $16::int[], $17::int[], $18::int[]) \
+         ON CONFLICT (meter, metric, window_end) \
+         DO UPDATE SET {set}, revision = w.revision + 1, updated_at = now() \
+         WHERE excluded.readings >= w.readings AND ({}) IS DISTINCT FROM ({})",
+        of("w"),
+        of("excluded"),
+    );
+    let name = |metric: usize| plan.metrics.get(metric).map_or("", |metric| metric.name.as_str());
+    let meters: Vec<&str> = windows.keys().map(|(meter, ..)| *meter).collect();
+    let metrics: Vec<&str> = windows.keys().map(|(_, metric, _)| name(*metric)).collect();
+    let starts: Vec<SystemTime> = windows.keys().map(|(.., end)| time(end - table.interval)).collect();
+    let ends: Vec<SystemTime> = windows.keys().map(|(.., end)| time(*end)).collect();
+    let doubles = |of: fn(&Window) -> Option<f64>| -> Vec<Option<f64>> { windows.values().map(of).collect() };
+    let counts = |of: fn(&Window) -> i32| -> Vec<i32> { windows.values().map(of).collect() };
+    let expected: Vec<Option<i32>> = windows.values().map(|window| window.expected).collect();
+    let qualities: Vec<&str> = windows.values().map(|window| window.quality.as_str()).collect();
+    transaction
+        .execute(
+            &sql,
+            &[
+                &meters,
+                &metrics,
+                &starts,
+                &ends,
+                &doubles(|window| window.demand),
+                &doubles(|window| window.energy),
+                &doubles(|window| window.mean),
+                &doubles(|window| window.min),
+                &doubles(|window| window.max),
+                &doubles(|window| window.last),
+                &counts(|window| window.readings),
+                &expected,
+                &doubles(Window::completeness),
+                &qualities,
+                &counts(|window| window.rollovers),
+                &counts(|window| window.resets),
+                &counts(|window| window.jumps),
+                &counts(|window| window.swaps),
+            ],
+        )
+        .await
+}
