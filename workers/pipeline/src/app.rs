@@ -147,12 +147,18 @@ fn alerts(
     let pipeline = format!("{}/{}", config.namespace, config.name);
     let mut tasks = vec![];
     if let Some(topic) = &alerts.topic {
-        let topic = Topic::new(settings.client_config(), topic).context("failed to make the producer of alerts")?;
+        let topic =
+            Topic::new(settings.client_config(), topic).context("failed to make the producer of alerts")?;
         let task = deliver(topic, url_file.clone(), pipeline.clone(), shutdown.clone());
         tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
     if let Some(url) = &alerts.alertmanager {
-        let task = deliver(Alertmanager::new(url), url_file.clone(), pipeline, shutdown.clone());
+        let task = deliver(
+            Alertmanager::new(url),
+            url_file.clone(),
+            pipeline,
+            shutdown.clone(),
+        );
         tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
     Ok(tasks)

@@ -170,7 +170,8 @@ fn convert(convert: &Convert, fields: &mut Fields, path: &str, problems: &mut Ve
 }
 
 fn expression(text: &str, fields: &Fields, path: &str, problems: &mut Vec<Problem>) -> Option<Expression> {
-    let expression = Expression::parse(text).map_err(|error| problems.push(Problem::new(path, error.to_string())));
+    let expression =
+        Expression::parse(text).map_err(|error| problems.push(Problem::new(path, error.to_string())));
     let expression = expression.ok()?;
     for name in expression.names() {
         fields.check_number(name, path, problems);

@@ -109,14 +109,18 @@ impl Channel for Topic {
         let mut answers = vec![];
         for (key, payload) in &messages {
             let record = FutureRecord::to(&self.topic).key(key.as_str()).payload(payload);
-            answers.push(self.producer.send_result(record).map_err(|(error, _)| {
-                format!("failed to publish an alert to {}: {error}", self.topic)
-            })?);
+            answers.push(
+                self.producer
+                    .send_result(record)
+                    .map_err(|(error, _)| format!("failed to publish an alert to {}: {error}", self.topic))?,
+            );
         }
         for answer in answers {
             match answer.await {
                 Ok(Ok(_)) => {}
-                Ok(Err((error, _))) => return Err(format!("failed to publish an alert to {}: {error}", self.topic)),
+                Ok(Err((error, _))) => {
+                    return Err(format!("failed to publish an alert to {}: {error}", self.topic));
+                }
                 Err(_) => return Err("the producer ended".to_owned()),
             }
         }
@@ -152,7 +156,10 @@ impl Channel for Alertmanager {
 
     async fn tell(&mut self, alerts: &[Telling]) -> Result<(), String> {
         let until = Timestamp(Timestamp::now().0.saturating_add(GOES_ON.as_millis() as i64));
-        let entries: Vec<_> = alerts.iter().map(|telling| telling.alert.to_alertmanager(until)).collect();
+        let entries: Vec<_> = alerts
+            .iter()
+            .map(|telling| telling.alert.to_alertmanager(until))
+            .collect();
         let body = serde_json::Value::Array(entries).to_string();
         let (agent, url) = (self.agent.clone(), self.url.clone());
         let failed = |why: String| format!("failed to post alerts to {}: {why}", self.url);
@@ -178,7 +185,12 @@ impl Channel for Alertmanager {
 }
 
 /// Tells a pipeline's alerts until `shutdown`.
-pub async fn deliver<C: Channel>(mut channel: C, url_file: PathBuf, pipeline: String, shutdown: CancellationToken) {
+pub async fn deliver<C: Channel>(
+    mut channel: C,
+    url_file: PathBuf,
+    pipeline: String,
+    shutdown: CancellationToken,
+) {
     let kind = channel.kind().as_str();
     let mut outbox = Outbox::new(url_file, pipeline);
     let mut pause = ROUND;

@@ -75,7 +75,11 @@ impl Alert {
         let labels: BTreeMap<&str, &str> = own
             .into_iter()
             .map(|(name, value)| (name, value.as_str()))
-            .chain(self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .chain(
+                self.labels
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str())),
+            )
             .collect();
         let mut annotations = BTreeMap::from([("id", self.id.clone()), ("value", self.value.to_string())]);
         if let Some(summary) = &self.summary {
@@ -113,10 +117,17 @@ mod tests {
     #[test]
     fn is_told_the_same_each_time() {
         let mut alert = alert();
-        assert_eq!(alert.id, "site/alerts/Overvoltage/feeder-12/2026-11-20T22:20:00.000Z");
+        assert_eq!(
+            alert.id,
+            "site/alerts/Overvoltage/feeder-12/2026-11-20T22:20:00.000Z"
+        );
         let begins = alert.to_kafka(false);
         alert.ended = Some((Timestamp(1_795_213_260_000), Some(249.0)));
-        assert_eq!(alert.to_kafka(false), begins, "that it began is told as it was, though it has ended");
+        assert_eq!(
+            alert.to_kafka(false),
+            begins,
+            "that it began is told as it was, though it has ended"
+        );
         let ended: Value = serde_json::from_str(&alert.to_kafka(true)).unwrap();
         assert_eq!(
             ended,
@@ -143,6 +154,10 @@ mod tests {
         assert_eq!(firing["annotations"]["summary"], "Too high");
         alert.ended = Some((Timestamp(1_795_213_260_000), None));
         assert_eq!(alert.to_alertmanager(until)["endsAt"], "2026-11-20T22:21:00.000Z");
-        assert_eq!(alert.to_alertmanager(until)["labels"], firing["labels"], "the same alert");
+        assert_eq!(
+            alert.to_alertmanager(until)["labels"],
+            firing["labels"],
+            "the same alert"
+        );
     }
 }

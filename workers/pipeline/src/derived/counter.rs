@@ -74,7 +74,8 @@ pub fn step<'s>(
         .filter(|swap| before.at <= swap.at.0 && swap.at.0 < now.at);
     if let Some(first) = between.next() {
         let last = between.last().unwrap_or(first);
-        let counted = |from: Option<f64>, to: Option<f64>| Some(to? - from?).filter(|counted| *counted >= 0.0);
+        let counted =
+            |from: Option<f64>, to: Option<f64>| Some(to? - from?).filter(|counted| *counted >= 0.0);
         return Step::Swap {
             at: Some(first.at.0),
             old: counted(Some(before.value), first.last),
@@ -151,7 +152,13 @@ mod tests {
     #[test]
     fn tells_them_apart() {
         let step = |most, rollover, before: (i64, f64), now: (i64, f64)| {
-            step(&counter(most), rollover, [], &reading(before.0, before.1), &reading(now.0, now.1))
+            step(
+                &counter(most),
+                rollover,
+                [],
+                &reading(before.0, before.1),
+                &reading(now.0, now.1),
+            )
         };
         let width = Some(65_536.0);
         for (expected, got) in [
@@ -159,12 +166,21 @@ mod tests {
             (Step::Rise(0.0), step(None, None, (0, 10.0), (1, 10.0))),
             (Step::Rollover(100.0), step(None, width, (0, 65_500.0), (1, 64.0))),
             // A display of eight digits.
-            (Step::Rollover(3.0), step(None, Some(1e8), (0, 99_999_998.0), (1, 1.0))),
+            (
+                Step::Rollover(3.0),
+                step(None, Some(1e8), (0, 99_999_998.0), (1, 1.0)),
+            ),
             // More than a tenth of the range: not believed, unless the connection can carry it.
             (Step::Reset, step(None, width, (0, 50_000.0), (1, 64.0))),
-            (Step::Rollover(15_600.0), step(Some(2e6), width, (0, 50_000.0), (1, 64.0))),
+            (
+                Step::Rollover(15_600.0),
+                step(Some(2e6), width, (0, 50_000.0), (1, 64.0)),
+            ),
             (Step::Reset, step(Some(60.0), width, (0, 65_500.0), (1, 64.0))),
-            (Step::Rollover(100.0), step(Some(6000.0), width, (0, 65_500.0), (1, 64.0))),
+            (
+                Step::Rollover(100.0),
+                step(Some(6000.0), width, (0, 65_500.0), (1, 64.0)),
+            ),
             // A counter that does not roll over, or is beyond where it would.
             (Step::Reset, step(None, None, (0, 65_500.0), (1, 64.0))),
             (Step::Reset, step(None, width, (0, 70_000.0), (1, 64.0))),
@@ -192,24 +208,51 @@ mod tests {
             // What cannot be is not counted.
             (Some(800.0), Some(40.0), None, None),
         ] {
-            let expected = Step::Swap { at: Some(at), old, new };
+            let expected = Step::Swap {
+                at: Some(at),
+                old,
+                new,
+            };
             assert_eq!(swapped(&[swap(at, last, first)]), expected);
         }
         // Readings up to the swap are the old meter's.
-        assert!(matches!(swapped(&[swap(10 * MINUTE, None, None)]), Step::Swap { .. }));
-        assert_eq!(swapped(&[swap(20 * MINUTE, None, None), swap(9 * MINUTE, None, None)]), Step::Reset);
+        assert!(matches!(
+            swapped(&[swap(10 * MINUTE, None, None)]),
+            Step::Swap { .. }
+        ));
+        assert_eq!(
+            swapped(&[swap(20 * MINUTE, None, None), swap(9 * MINUTE, None, None)]),
+            Step::Reset
+        );
         // Twice in between: the first meter's end and the last one's beginning.
-        let twice = [swap(at, Some(901.0), Some(0.0)), swap(at + 1, Some(1.0), Some(29.0))];
-        let expected = Step::Swap { at: Some(at), old: Some(1.0), new: Some(1.0) };
+        let twice = [
+            swap(at, Some(901.0), Some(0.0)),
+            swap(at + 1, Some(1.0), Some(29.0)),
+        ];
+        let expected = Step::Swap {
+            at: Some(at),
+            old: Some(1.0),
+            new: Some(1.0),
+        };
         assert_eq!(swapped(&twice), expected);
     }
 
     #[test]
     fn another_serial_number_is_another_meter() {
-        let with = |serial, value| Reading { serial, ..reading(1, value) };
-        let unknown = Step::Swap { at: None, old: None, new: None };
+        let with = |serial, value| Reading {
+            serial,
+            ..reading(1, value)
+        };
+        let unknown = Step::Swap {
+            at: None,
+            old: None,
+            new: None,
+        };
         let step = |a, b| step(&counter(None), Some(1e6), [], &a, &b);
-        assert_eq!(step(with(Some("A1"), 10.0), with(Some("A1"), 11.0)), Step::Rise(1.0));
+        assert_eq!(
+            step(with(Some("A1"), 10.0), with(Some("A1"), 11.0)),
+            Step::Rise(1.0)
+        );
         assert_eq!(step(with(Some("A1"), 10.0), with(Some("B2"), 11.0)), unknown);
         assert_eq!(step(with(Some("A1"), 10.0), with(Some("B2"), 3.0)), unknown);
     }

@@ -61,7 +61,11 @@ impl Plan {
         };
         plan.swaps.sort_by_key(|swap| swap.at);
         for window in &config.windows {
-            let metrics = window.metrics.iter().map(|name| plan.metric(name, config)).collect();
+            let metrics = window
+                .metrics
+                .iter()
+                .map(|name| plan.metric(name, config))
+                .collect();
             plan.tables.push(WindowTable {
                 name: window.table.clone(),
                 interval: i64::try_from(window.interval_millis).unwrap_or(i64::MAX).max(1),

@@ -144,7 +144,11 @@ mod tests {
             .map(|stretch| (stretch.at.0 / 60_000, stretch.at.1 / 60_000))
             .collect();
         assert_eq!(spans, [(0, 20), (60, 60), (400, 430), (800, 800)]);
-        assert!(stretches["a"].iter().all(|stretch| stretch.ts.0 == stretch.at.0 + 7));
+        assert!(
+            stretches["a"]
+                .iter()
+                .all(|stretch| stretch.ts.0 == stretch.at.0 + 7)
+        );
         assert!(!touched.is_empty());
         touched.clear();
         assert!(touched.is_empty());
@@ -154,8 +158,14 @@ mod tests {
     fn a_row_without_the_metrics_touches_nothing() {
         let plan = plan();
         let mut touched = Touched::default();
-        for (fields, empty) in [(r#""quality":"failed""#, true), (r#""power":1"#, true), (r#""energy":1"#, false)] {
-            let json = format!(r#"{{"ts":"2026-11-20T22:20:00.2Z","slot":"2026-11-20T22:20:00Z","meter":"m",{fields}}}"#);
+        for (fields, empty) in [
+            (r#""quality":"failed""#, true),
+            (r#""power":1"#, true),
+            (r#""energy":1"#, false),
+        ] {
+            let json = format!(
+                r#"{{"ts":"2026-11-20T22:20:00.2Z","slot":"2026-11-20T22:20:00Z","meter":"m",{fields}}}"#
+            );
             touched.observe(&plan, &View::parse(json.as_bytes()).unwrap());
             assert_eq!(touched.is_empty(), empty, "{fields}");
         }

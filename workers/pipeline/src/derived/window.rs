@@ -103,7 +103,9 @@ pub fn hull(plan: &Plan, stretch: &Stretch, before: Option<i64>, after: Option<i
     let first = before.map_or(stretch.at.0, |before| stretch.at.0.min(before.saturating_add(1)));
     let last = after.map_or(stretch.at.1, |after| stretch.at.1.max(after));
     let reaches = plan.tables.iter().map(|table| reach(table.interval, first, last));
-    reaches.fold((first.saturating_sub(1), last), |hull, reach| (hull.0.min(reach.0), hull.1.max(reach.1)))
+    reaches.fold((first.saturating_sub(1), last), |hull, reach| {
+        (hull.0.min(reach.0), hull.1.max(reach.1))
+    })
 }
 
 /// The windows of a table that lie wholly within a hull.
@@ -154,7 +156,10 @@ pub fn windows(
     reach: (i64, i64),
 ) -> Vec<Window> {
     let mut filling: BTreeMap<i64, Filling> = BTreeMap::new();
-    let counter = plan.metrics.get(metric).and_then(|metric| metric.counter.as_ref());
+    let counter = plan
+        .metrics
+        .get(metric)
+        .and_then(|metric| metric.counter.as_ref());
     let by_serial = counter.is_some_and(|counter| counter.serial.is_some());
     let mut before: Option<Reading<'_>> = None;
     let expected = plan.expected(table, meter);
@@ -170,9 +175,17 @@ pub fn windows(
         }
     }
     // Of two readings of one instant the greater is the later.
-    readings.sort_by(|a, b| a.0.ts.cmp(&b.0.ts).then(a.1.total_cmp(&b.1)).then(a.0.at.cmp(&b.0.at)));
+    readings.sort_by(|a, b| {
+        a.0.ts
+            .cmp(&b.0.ts)
+            .then(a.1.total_cmp(&b.1))
+            .then(a.0.at.cmp(&b.0.at))
+    });
     for (sample, value, serial) in readings {
-        filling.entry(end_of(sample.at, table.interval)).or_default().read(value);
+        filling
+            .entry(end_of(sample.at, table.interval))
+            .or_default()
+            .read(value);
         if let Some(counter) = counter {
             let now = Reading {
                 at: sample.at,
@@ -211,7 +224,8 @@ fn count(
         .or_else(|| plan.every.get(meter))
         .and_then(|every| i64::try_from(every).ok())
         .map_or(table.interval, |every| every.saturating_mul(2));
-    let mut spread = |from: i64, to: i64, energy: f64| self::spread(filling, table.interval, from, to, energy, usual);
+    let mut spread =
+        |from: i64, to: i64, energy: f64| self::spread(filling, table.interval, from, to, energy, usual);
     match counter::step(config, config.rollover.get(meter), swaps, before, now) {
         counter::Step::Rise(energy) => spread(before.at, now.at, energy),
         counter::Step::Rollover(energy) => {
@@ -234,7 +248,12 @@ fn count(
     }
 }
 
-fn mark(filling: &mut BTreeMap<i64, Filling>, table: &WindowTable, at: i64, count: fn(&mut Filling) -> &mut i32) {
+fn mark(
+    filling: &mut BTreeMap<i64, Filling>,
+    table: &WindowTable,
+    at: i64,
+    count: fn(&mut Filling) -> &mut i32,
+) {
     *count(filling.entry(end_of(at, table.interval)).or_default()) += 1;
 }
 
@@ -247,7 +266,11 @@ fn spread(filling: &mut BTreeMap<i64, Filling>, interval: i64, from: i64, to: i6
     while end <= last {
         let filled = filling.entry(end).or_default();
         let covered = (to.min(end) - from.max(end - interval)).max(0);
-        let part = if whole { energy } else { energy * covered as f64 / long as f64 };
+        let part = if whole {
+            energy
+        } else {
+            energy * covered as f64 / long as f64
+        };
         filled.energy = Some(filled.energy.unwrap_or(0.0) + part);
         filled.covered = filled.covered.saturating_add(covered);
         filled.estimated |= !whole && long > usual;
@@ -337,37 +360,72 @@ mod tests {
     /// A minute's readings from `from` to `to`, of a load of `kw`.
     fn minutes(from: i64, to: i64, kw: f64) -> Vec<Sample> {
         (from..=to)
-            .map(|minute| sample(minute * MINUTE, Some(1000.0 + minute as f64 * kw / 60.0), Some(kw)))
+            .map(|minute| {
+                sample(
+                    minute * MINUTE,
+                    Some(1000.0 + minute as f64 * kw / 60.0),
+                    Some(kw),
+                )
+            })
             .collect()
     }
 
     fn energy(samples: &[Sample], from: i64, to: i64) -> Vec<Window> {
         let plan = plan(false, 24 * 4 * QUARTER);
-        windows(&plan, &plan.tables[0], 0, "m", samples, (from * QUARTER, to * QUARTER))
+        windows(
+            &plan,
+            &plan.tables[0],
+            0,
+            "m",
+            samples,
+            (from * QUARTER, to * QUARTER),
+        )
     }
 
     #[test]
     fn an_instant_is_in_the_window_that_it_ends() {
-        for (at, end) in [(0, 0), (1, QUARTER), (QUARTER, QUARTER), (QUARTER + 1, 2 * QUARTER), (-1, 0), (-QUARTER, -QUARTER)] {
+        for (at, end) in [
+            (0, 0),
+            (1, QUARTER),
+            (QUARTER, QUARTER),
+            (QUARTER + 1, 2 * QUARTER),
+            (-1, 0),
+            (-QUARTER, -QUARTER),
+        ] {
             assert_eq!(end_of(at, QUARTER), end);
         }
         assert_eq!(reach(QUARTER, QUARTER, QUARTER + 1), (0, 2 * QUARTER));
-        assert_eq!(within(4 * QUARTER, (QUARTER, 9 * QUARTER)), (4 * QUARTER, 8 * QUARTER));
+        assert_eq!(
+            within(4 * QUARTER, (QUARTER, 9 * QUARTER)),
+            (4 * QUARTER, 8 * QUARTER)
+        );
     }
 
     #[test]
     fn a_steady_load_is_its_demand() {
         let windows = energy(&minutes(0, 45, 60.0), 0, 3);
-        assert_eq!(windows.iter().map(|window| window.end / QUARTER).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(
+            windows
+                .iter()
+                .map(|window| window.end / QUARTER)
+                .collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
         for window in &windows {
             assert_eq!((window.energy, window.demand), (Some(15.0), Some(60.0)));
-            assert_eq!((window.readings, window.expected, window.quality), (15, Some(15), Quality::Good));
+            assert_eq!(
+                (window.readings, window.expected, window.quality),
+                (15, Some(15), Quality::Good)
+            );
             assert_eq!(window.completeness(), Some(1.0));
         }
         // Readings beside the minute make no estimate of it.
         let beside: Vec<Sample> = minutes(-1, 46, 60.0)
             .into_iter()
-            .map(|sample| Sample { at: sample.at + 20_000, ..sample })
+            .map(|sample| Sample {
+                at: sample.at + 20_000,
+                ..sample
+            })
             .collect();
         for window in energy(&beside, 0, 3) {
             assert!((window.energy.unwrap() - 15.0).abs() < 1e-9);
@@ -380,16 +438,33 @@ mod tests {
         let mut samples = minutes(0, 10, 60.0);
         samples.extend(minutes(40, 60, 60.0));
         let windows = energy(&samples, 0, 4);
-        assert!(windows.iter().all(|window| window.energy == Some(15.0)), "{windows:?}");
-        let said: Vec<_> = windows.iter().map(|window| (window.quality, window.readings)).collect();
+        assert!(
+            windows.iter().all(|window| window.energy == Some(15.0)),
+            "{windows:?}"
+        );
+        let said: Vec<_> = windows
+            .iter()
+            .map(|window| (window.quality, window.readings))
+            .collect();
         // The one that begins it has readings of its own, and what is missing of them is counted by the next one.
         let estimated = Quality::Estimated;
-        assert_eq!(said, [(estimated, 10), (estimated, 0), (estimated, 6), (Quality::Good, 15)]);
+        assert_eq!(
+            said,
+            [
+                (estimated, 10),
+                (estimated, 0),
+                (estimated, 6),
+                (Quality::Good, 15)
+            ]
+        );
         // Within a window the counter went on counting: nothing is estimated.
         let mut samples = minutes(0, 3, 60.0);
         samples.extend(minutes(12, 15, 60.0));
         let window = &energy(&samples, 0, 1)[0];
-        assert_eq!((window.energy, window.quality, window.readings), (Some(15.0), Quality::Good, 7));
+        assert_eq!(
+            (window.energy, window.quality, window.readings),
+            (Some(15.0), Quality::Good, 7)
+        );
         assert!(window.completeness().unwrap() < 0.5);
     }
 
@@ -400,8 +475,14 @@ mod tests {
             *sample.values[0].as_mut().unwrap() -= 1010.0;
         }
         let windows = energy(&samples, 0, 2);
-        assert_eq!((windows[0].energy, windows[0].resets, windows[0].quality), (Some(15.0), 0, Quality::Good));
-        assert_eq!((windows[1].energy, windows[1].resets, windows[1].quality), (Some(14.0), 1, Quality::Partial));
+        assert_eq!(
+            (windows[0].energy, windows[0].resets, windows[0].quality),
+            (Some(15.0), 0, Quality::Good)
+        );
+        assert_eq!(
+            (windows[1].energy, windows[1].resets, windows[1].quality),
+            (Some(14.0), 1, Quality::Partial)
+        );
     }
 
     #[test]
@@ -421,7 +502,10 @@ mod tests {
             .collect();
         let of = |plan: &Plan| windows(plan, &plan.tables[0], 0, "m", &samples, (0, QUARTER))[0].clone();
         let unknown = of(&plan);
-        assert_eq!((unknown.energy, unknown.swaps, unknown.resets), (Some(14.0), 1, 0));
+        assert_eq!(
+            (unknown.energy, unknown.swaps, unknown.resets),
+            (Some(14.0), 1, 0)
+        );
         assert_eq!(unknown.quality, Quality::Partial);
         plan.swaps = vec![SwapConfig {
             meter: "m".to_owned(),
@@ -431,7 +515,10 @@ mod tests {
             first: Some(0.5),
         }];
         let known = of(&plan);
-        assert_eq!((known.energy, known.swaps, known.quality), (Some(15.0), 1, Quality::Good));
+        assert_eq!(
+            (known.energy, known.swaps, known.quality),
+            (Some(15.0), 1, Quality::Good)
+        );
     }
 
     #[test]
@@ -442,8 +529,14 @@ mod tests {
             .into();
         let windows = windows(&plan, &plan.tables[0], 1, "m", &samples, (0, 2 * QUARTER));
         let first = &windows[0];
-        assert_eq!((first.mean, first.demand, first.energy), (Some(4.0), Some(4.0), None));
-        assert_eq!((first.min, first.max, first.last), (Some(-4.0), Some(10.0), Some(6.0)));
+        assert_eq!(
+            (first.mean, first.demand, first.energy),
+            (Some(4.0), Some(4.0), None)
+        );
+        assert_eq!(
+            (first.min, first.max, first.last),
+            (Some(-4.0), Some(10.0), Some(6.0))
+        );
         assert_eq!((first.readings, first.quality), (3, Quality::Partial));
         assert_eq!((windows.len(), windows[1].mean), (2, Some(7.0)));
     }
@@ -463,24 +556,46 @@ mod tests {
                 touched.add(plan, "m", row.ts, row.at);
                 self.rows.push(row.clone());
             }
-            self.rows.sort_by(|a, b| (a.ts, a.values[0].map(f64::to_bits)).cmp(&(b.ts, b.values[0].map(f64::to_bits))));
+            self.rows.sort_by(|a, b| {
+                (a.ts, a.values[0].map(f64::to_bits)).cmp(&(b.ts, b.values[0].map(f64::to_bits)))
+            });
             let Some(stretches) = touched.stretches(plan).remove("m") else {
                 return;
             };
             let gap = 3600 * 1000 + super::super::SLOT_SLACK;
             let counts = |row: &&Sample| row.values[0].is_some();
             for stretch in stretches {
-                let near = |limit: (i64, i64)| self.rows.iter().filter(move |row| limit.0 <= row.ts && row.ts <= limit.1).filter(counts);
-                let before = near((stretch.ts.0 - gap, stretch.ts.0 - 1)).next_back().map(|row| row.at);
-                let after = near((stretch.ts.1 + 1, stretch.ts.1 + gap)).next().map(|row| row.at);
+                let near = |limit: (i64, i64)| {
+                    self.rows
+                        .iter()
+                        .filter(move |row| limit.0 <= row.ts && row.ts <= limit.1)
+                        .filter(counts)
+                };
+                let before = near((stretch.ts.0 - gap, stretch.ts.0 - 1))
+                    .next_back()
+                    .map(|row| row.at);
+                let after = near((stretch.ts.1 + 1, stretch.ts.1 + gap))
+                    .next()
+                    .map(|row| row.at);
                 let hull = hull(plan, &stretch, before, after);
                 let (from, to) = (hull.0, hull.1 + super::super::SLOT_SLACK);
-                let mut samples: Vec<Sample> = near((from - gap, from)).next_back().cloned().into_iter().collect();
-                samples.extend(self.rows.iter().filter(|row| from < row.ts && row.ts <= to).cloned());
+                let mut samples: Vec<Sample> = near((from - gap, from))
+                    .next_back()
+                    .cloned()
+                    .into_iter()
+                    .collect();
+                samples.extend(
+                    self.rows
+                        .iter()
+                        .filter(|row| from < row.ts && row.ts <= to)
+                        .cloned(),
+                );
                 samples.extend(near((to + 1, to + gap)).next().cloned());
                 for (t, table) in plan.tables.iter().enumerate() {
                     for metric in 0..2 {
-                        for window in windows(plan, table, metric, "m", &samples, within(table.interval, hull)) {
+                        for window in
+                            windows(plan, table, metric, "m", &samples, within(table.interval, hull))
+                        {
                             self.windows.insert((t, metric, window.end), window);
                         }
                     }
@@ -504,7 +619,12 @@ mod tests {
                 }
                 let slot = minute * MINUTE;
                 // Later ones are never read earlier.
-                let ts = slot + if what == 2 { late.min(MINUTE - 1) } else { late % 1000 };
+                let ts = slot
+                    + if what == 2 {
+                        late.min(MINUTE - 1)
+                    } else {
+                        late % 1000
+                    };
                 let mut sample = sample(ts, (what != 3).then_some(counter), power.then_some(counter / 3.0));
                 sample.at = instant(ts, Some(slot));
                 sample

@@ -47,7 +47,11 @@ impl Chain {
     #[must_use]
     pub fn of(config: &PipelineConfig) -> Self {
         let steps = config.transforms.iter().cloned();
-        Self::new(steps.map(|step| Box::new(Configured(step)) as Box<dyn Step>).collect())
+        Self::new(
+            steps
+                .map(|step| Box::new(Configured(step)) as Box<dyn Step>)
+                .collect(),
+        )
     }
 
     /// Applies the steps until one says that the record is not stored.

@@ -31,10 +31,12 @@ impl Step for Configured {
                 }
             }
             transform::Step::Keep(names) => {
-                view.fields.retain(|(name, _)| names.iter().any(|keep| keep == name));
+                view.fields
+                    .retain(|(name, _)| names.iter().any(|keep| keep == name));
             }
             transform::Step::Remove(names) => {
-                view.fields.retain(|(name, _)| !names.iter().any(|remove| remove == name));
+                view.fields
+                    .retain(|(name, _)| !names.iter().any(|remove| remove == name));
             }
             // What cannot be told of a record is not held against it.
             transform::Step::Where(expression) => {
@@ -124,12 +126,18 @@ mod tests {
 
     /// What becomes of a record's fields, as JSON, in the order of their names.
     fn apply(steps: &[&str], fields: &str) -> Option<String> {
-        let steps = steps.iter().map(|json| Box::new(Configured(serde_json::from_str(json).unwrap())) as Box<dyn Step>);
+        let steps = steps
+            .iter()
+            .map(|json| Box::new(Configured(serde_json::from_str(json).unwrap())) as Box<dyn Step>);
         let chain = Chain::new(steps.collect());
         let json = format!(r#"{{"ts":"2026-11-20T22:20:00Z","meter":"feeder-12",{fields}}}"#);
         let mut view = View::parse(json.as_bytes()).unwrap();
         (chain.apply(&mut view) == Verdict::Keep).then(|| {
-            let mut shown: Vec<String> = view.fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let mut shown: Vec<String> = view
+                .fields
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             shown.sort();
             shown.extend(view.bad.map(|bad| format!("bad={bad}")));
             shown.join(" ")
@@ -141,18 +149,48 @@ mod tests {
         let record = r#""p":1500,"q":-2.5,"on":true,"name":"x""#;
         for (steps, expected) in [
             (&[][..], Some("name=\"x\" on=true p=1500 q=-2.5")),
-            (&[r#"{"rename":{"from":"p","to":"power"}}"#], Some("name=\"x\" on=true power=1500 q=-2.5")),
-            (&[r#"{"rename":{"from":"p","to":"q"}}"#], Some("name=\"x\" on=true q=1500")),
-            (&[r#"{"rename":{"from":"other","to":"q"}}"#], Some("name=\"x\" on=true p=1500 q=-2.5")),
-            (&[r#"{"meters":["x","feeder-*"]}"#], Some("name=\"x\" on=true p=1500 q=-2.5")),
+            (
+                &[r#"{"rename":{"from":"p","to":"power"}}"#],
+                Some("name=\"x\" on=true power=1500 q=-2.5"),
+            ),
+            (
+                &[r#"{"rename":{"from":"p","to":"q"}}"#],
+                Some("name=\"x\" on=true q=1500"),
+            ),
+            (
+                &[r#"{"rename":{"from":"other","to":"q"}}"#],
+                Some("name=\"x\" on=true p=1500 q=-2.5"),
+            ),
+            (
+                &[r#"{"meters":["x","feeder-*"]}"#],
+                Some("name=\"x\" on=true p=1500 q=-2.5"),
+            ),
             (&[r#"{"meters":["feeder-1"]}"#], None),
             (&[r#"{"keep":["p","other"]}"#], Some("p=1500")),
             (&[r#"{"remove":["p","name"]}"#], Some("on=true q=-2.5")),
-            (&[r#"{"where":"p > 1000 && on"}"#, r#"{"keep":["p"]}"#], Some("p=1500")),
+            (
+                &[r#"{"where":"p > 1000 && on"}"#, r#"{"keep":["p"]}"#],
+                Some("p=1500"),
+            ),
             (&[r#"{"where":"p < 1000"}"#], None),
-            (&[r#"{"where":"missing < 1000"}"#, r#"{"keep":["p"]}"#], Some("p=1500")),
-            (&[r#"{"convert":{"metric":"p","factor":0.001,"offset":1.0}}"#, r#"{"keep":["p"]}"#], Some("p=2.5")),
-            (&[r#"{"convert":{"metric":"name","factor":2.0,"offset":0.0}}"#, r#"{"keep":["name"]}"#], Some("name=\"x\"")),
+            (
+                &[r#"{"where":"missing < 1000"}"#, r#"{"keep":["p"]}"#],
+                Some("p=1500"),
+            ),
+            (
+                &[
+                    r#"{"convert":{"metric":"p","factor":0.001,"offset":1.0}}"#,
+                    r#"{"keep":["p"]}"#,
+                ],
+                Some("p=2.5"),
+            ),
+            (
+                &[
+                    r#"{"convert":{"metric":"name","factor":2.0,"offset":0.0}}"#,
+                    r#"{"keep":["name"]}"#,
+                ],
+                Some("name=\"x\""),
+            ),
             (
                 &[
                     r#"{"derive":{"metric":"s","expression":"sqrt(p*p + q*q)"}}"#,
@@ -161,8 +199,20 @@ mod tests {
                 ],
                 Some("p=1.5"),
             ),
-            (&[r#"{"derive":{"metric":"z","expression":"p + missing"}}"#, r#"{"keep":["z"]}"#], Some("")),
-            (&[r#"{"derive":{"metric":"z","expression":"p + name"}}"#, r#"{"keep":["z"]}"#], Some("")),
+            (
+                &[
+                    r#"{"derive":{"metric":"z","expression":"p + missing"}}"#,
+                    r#"{"keep":["z"]}"#,
+                ],
+                Some(""),
+            ),
+            (
+                &[
+                    r#"{"derive":{"metric":"z","expression":"p + name"}}"#,
+                    r#"{"keep":["z"]}"#,
+                ],
+                Some(""),
+            ),
         ] {
             assert_eq!(apply(steps, record).as_deref(), expected, "{steps:?}");
         }
@@ -189,7 +239,10 @@ mod tests {
     fn many_metrics_in_one_expression() {
         let names: Vec<String> = (0..40).map(|n| format!("m{n}")).collect();
         let fields: Vec<String> = names.iter().map(|name| format!(r#""{name}":2"#)).collect();
-        let derive = format!(r#"{{"derive":{{"metric":"sum","expression":"{}"}}}}"#, names.join(" + "));
+        let derive = format!(
+            r#"{{"derive":{{"metric":"sum","expression":"{}"}}}}"#,
+            names.join(" + ")
+        );
         let shown = apply(&[&derive, r#"{"keep":["sum"]}"#], &fields.join(","));
         assert_eq!(shown.as_deref(), Some("sum=80"));
     }
@@ -197,6 +250,9 @@ mod tests {
     #[test]
     fn a_configuration_with_no_expression_is_not_read() {
         let error = serde_json::from_str::<transform::Step>(r#"{"where":"a +"}"#).unwrap_err();
-        assert!(error.to_string().contains("\"a +\" is not an expression"), "{error}");
+        assert!(
+            error.to_string().contains("\"a +\" is not an expression"),
+            "{error}"
+        );
     }
 }

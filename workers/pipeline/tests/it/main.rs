@@ -8,6 +8,7 @@
 
 mod chaos;
 mod database;
+mod derived;
 mod kafka;
 mod mock;
 mod postgres;

@@ -74,7 +74,11 @@ impl Thresholds {
     /// Makes the tables that are missing, and ends the alerts of thresholds that are no more.
     pub async fn create(&self, client: &mut Client) -> Result<(), Error> {
         create(client).await?;
-        let names: Vec<&str> = self.thresholds.iter().map(|threshold| threshold.name.as_str()).collect();
+        let names: Vec<&str> = self
+            .thresholds
+            .iter()
+            .map(|threshold| threshold.name.as_str())
+            .collect();
         let transaction = client.transaction().await?;
         transaction
             .execute(
@@ -104,7 +108,8 @@ impl Thresholds {
                 match self.values.get_mut(&*view.meter) {
                     Some(values) => values.push((at, when, value)),
                     None => {
-                        self.values.insert(view.meter.clone().into_owned(), vec![(at, when, value)]);
+                        self.values
+                            .insert(view.meter.clone().into_owned(), vec![(at, when, value)]);
                     }
                 }
             }
@@ -118,10 +123,11 @@ impl Thresholds {
 
     /// Looks at the batch's values.
     pub async fn write(&mut self, transaction: &Transaction<'_>) -> Result<(), Error> {
-        if self.values.is_empty() {
+        let mut batch = std::mem::take(&mut self.values);
+        if batch.is_empty() {
             return Ok(());
         }
-        let meters: Vec<&String> = self.values.keys().collect();
+        let meters: Vec<&String> = batch.keys().collect();
         let mut standings: HashMap<(String, String), Standing> = HashMap::new();
         for row in transaction
             .query(
@@ -141,16 +147,20 @@ impl Thresholds {
         let mut late = 0;
         let mut changes: Vec<(&str, &ThresholdConfig, Change)> = vec![];
         let mut after: Vec<(&str, &str, Standing)> = vec![];
-        for (meter, values) in &mut self.values {
-            values.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        for (meter, values) in &mut batch {
+            values.sort_by_key(|(threshold, at, _)| (*threshold, *at));
             for of_one in values.chunk_by(|a, b| a.0 == b.0) {
                 let Some(threshold) = of_one.first().and_then(|(at, ..)| self.thresholds.get(*at)) else {
                     continue;
                 };
-                let mut standing = standings.remove(&(meter.clone(), threshold.name.clone())).unwrap_or_default();
+                let mut standing = standings
+                    .remove(&(meter.clone(), threshold.name.clone()))
+                    .unwrap_or_default();
                 for (_, at, value) in of_one {
                     match standing.look(threshold, *at, *value) {
-                        Ok(change) => changes.extend(change.map(|change| (meter.as_str(), threshold, change))),
+                        Ok(change) => {
+                            changes.extend(change.map(|change| (meter.as_str(), threshold, change)))
+                        }
                         Err(_) => late += 1,
                     }
                 }
@@ -161,7 +171,9 @@ impl Thresholds {
         for (meter, threshold, change) in changes {
             self.change(transaction, meter, threshold, change).await?;
         }
-        let column = |of: fn(&Standing) -> Option<i64>| -> Vec<Option<i64>> { after.iter().map(|(.., s)| of(s)).collect() };
+        let column = |of: fn(&Standing) -> Option<i64>| -> Vec<Option<i64>> {
+            after.iter().map(|(.., s)| of(s)).collect()
+        };
         transaction
             .execute(
                 "INSERT INTO corrente.alert_standings (pipeline, meter, name, seen, since, firing) \
@@ -211,7 +223,11 @@ impl Thresholds {
                     )
                     .await?;
             }
-            Change::Ends { started, ended, value } => {
+            Change::Ends {
+                started,
+                ended,
+                value,
+            } => {
                 let id = id(&self.pipeline, &threshold.name, meter, Timestamp(started));
                 transaction
                     .execute(

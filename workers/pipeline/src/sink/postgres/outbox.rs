@@ -25,7 +25,8 @@ pub struct Outbox {
     client: Option<Client>,
 }
 
-const COLUMNS: &str = "id, name, meter, metric, labels, summary, started_at, value, ended_at, end_value, published IS NOT NULL";
+const COLUMNS: &str =
+    "id, name, meter, metric, labels, summary, started_at, value, ended_at, end_value, published IS NOT NULL";
 
 /// What a topic was not told yet.
 const UNPUBLISHED: &str = "published IS NULL OR published = 'begun' AND ended_at IS NOT NULL";
@@ -85,13 +86,20 @@ impl Outbox {
         if rows.is_empty() {
             return Ok(0);
         }
-        let alerts: Vec<Telling> = rows.iter().map(|row| self.read(row)).collect::<Result<_, _>>().map_err(failed)?;
+        let alerts: Vec<Telling> = rows
+            .iter()
+            .map(|row| self.read(row))
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
         channel.tell(&alerts).await?;
         let ids: Vec<&str> = alerts.iter().map(|telling| telling.alert.id.as_str()).collect();
         let ended = alerts.iter().filter(|telling| telling.alert.ended.is_some());
         let ended: Vec<&str> = ended.map(|telling| telling.alert.id.as_str()).collect();
         transaction
-            .execute(&format!("UPDATE corrente.alerts SET {mark} WHERE id = ANY($1)"), &[&ids, &ended])
+            .execute(
+                &format!("UPDATE corrente.alerts SET {mark} WHERE id = ANY($1)"),
+                &[&ids, &ended],
+            )
             .await
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;

@@ -51,7 +51,6 @@ pub struct Derived {
 /// A stretch with what must be read for it.
 struct Job<'a> {
     meter: &'a str,
-    stretch: Stretch,
     hull: (i64, i64),
 }
 
@@ -59,7 +58,8 @@ impl Derived {
     /// What a pipeline derives; `None` where it derives nothing.
     #[must_use]
     pub fn new(config: &PipelineConfig) -> Option<Self> {
-        let (Some(derived), SinkConfig::Postgres { schema, table, .. }) = (&config.derived, &config.sink) else {
+        let (Some(derived), SinkConfig::Postgres { schema, table, .. }) = (&config.derived, &config.sink)
+        else {
             return None;
         };
         Some(Self {
@@ -102,7 +102,11 @@ impl Derived {
                 self.touched.add(&self.plan, &swap.meter, swap.at.0, swap.at.0);
             }
         }
-        self.touched.stretches(&self.plan).keys().map(|meter| (*meter).to_owned()).collect()
+        self.touched
+            .stretches(&self.plan)
+            .keys()
+            .map(|meter| (*meter).to_owned())
+            .collect()
     }
 
     /// Makes anew what the batch has touched. `layout` is that of the table of the readings.
@@ -123,7 +127,6 @@ impl Derived {
             .zip(neighbours)
             .map(|((meter, stretch), (before, after))| Job {
                 meter,
-                stretch,
                 hull: window::hull(&self.plan, &stretch, before, after),
             })
             .collect();
@@ -136,10 +139,20 @@ impl Derived {
                 let within = window::within(table.interval, job.hull);
                 for metric in &table.metrics {
                     let made = window::windows(&self.plan, table, *metric, job.meter, samples, within);
-                    windows.extend(made.into_iter().map(|window| ((job.meter, *metric, window.end), window)));
+                    windows.extend(
+                        made.into_iter()
+                            .map(|window| ((job.meter, *metric, window.end), window)),
+                    );
                 }
             }
-            written += write::upsert(transaction, &self.quoted(&table.name), &self.plan, table, &windows).await?;
+            written += write::upsert(
+                transaction,
+                &self.quoted(&table.name),
+                &self.plan,
+                table,
+                &windows,
+            )
+            .await?;
         }
         self.seeded = true;
         counter!("corrente_pipeline_windows_total").increment(written);

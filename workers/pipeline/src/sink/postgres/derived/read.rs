@@ -50,7 +50,12 @@ pub fn millis(time: SystemTime) -> i64 {
 impl Source {
     /// What there is of the plan's columns.
     pub fn new(plan: &Plan, table: &str, layout: &Layout) -> Self {
-        let kind = |name: &str| layout.position(name).and_then(|at| layout.columns.get(at)).map(|(_, kind)| kind);
+        let kind = |name: &str| {
+            layout
+                .position(name)
+                .and_then(|at| layout.columns.get(at))
+                .map(|(_, kind)| kind)
+        };
         let value = |name: &str| match kind(name) {
             Some(PgType::Float8) => quote(name),
             Some(PgType::Float4 | PgType::Int8 | PgType::Int4 | PgType::Int2 | PgType::Numeric(_)) => {
@@ -65,7 +70,10 @@ impl Source {
             None => "NULL::text".to_owned(),
         };
         let counters = plan.counters().map(|(at, counter)| {
-            let value = plan.metrics.get(at).map_or_else(String::new, |metric| value(&metric.name));
+            let value = plan
+                .metrics
+                .get(at)
+                .map_or_else(String::new, |metric| value(&metric.name));
             let mut wanted = format!("{value} IS NOT NULL");
             if let Some(name) = counter.serial.and_then(|serial| plan.serials.get(serial)) {
                 wanted.push_str(&format!(" AND {} IS NOT NULL", serial(name)));
@@ -123,15 +131,30 @@ impl Source {
     }
 
     /// The rows of each job's hull, and the counters' readings next to it.
-    pub async fn samples(&self, transaction: &Transaction<'_>, jobs: &[Job<'_>]) -> Result<Vec<Vec<Sample>>, Error> {
+    pub async fn samples(
+        &self,
+        transaction: &Transaction<'_>,
+        jobs: &[Job<'_>],
+    ) -> Result<Vec<Vec<Sample>>, Error> {
         let table = &self.table;
         let columns: Vec<String> = ["ts".to_owned(), "slot".to_owned()]
             .into_iter()
-            .chain(self.values.iter().enumerate().map(|(at, value)| format!("{value} AS v{at}")))
-            .chain(self.serials.iter().enumerate().map(|(at, serial)| format!("{serial} AS s{at}")))
+            .chain(
+                self.values
+                    .iter()
+                    .enumerate()
+                    .map(|(at, value)| format!("{value} AS v{at}")),
+            )
+            .chain(
+                self.serials
+                    .iter()
+                    .enumerate()
+                    .map(|(at, serial)| format!("{serial} AS s{at}")),
+            )
             .collect();
         let columns = columns.join(", ");
-        let mut rows = format!("SELECT {columns} FROM {table} WHERE meter = k.meter AND ts > k.lo AND ts <= k.hi");
+        let mut rows =
+            format!("SELECT {columns} FROM {table} WHERE meter = k.meter AND ts > k.lo AND ts <= k.hi");
         for (wanted, value, gap) in &self.counters {
             rows.push_str(&format!(
                 " UNION ALL (SELECT {columns} FROM {table} WHERE meter = k.meter AND ts <= k.lo \
@@ -144,7 +167,10 @@ impl Source {
         let meters: Vec<&str> = jobs.iter().map(|job| job.meter).collect();
         let from: Vec<SystemTime> = jobs.iter().map(|job| time(job.hull.0)).collect();
         // A reading that was within the hull may have been read this much later.
-        let to: Vec<SystemTime> = jobs.iter().map(|job| time(job.hull.1.saturating_add(SLOT_SLACK))).collect();
+        let to: Vec<SystemTime> = jobs
+            .iter()
+            .map(|job| time(job.hull.1.saturating_add(SLOT_SLACK)))
+            .collect();
         let mut samples = vec![vec![]; jobs.len()];
         for row in transaction.query(&sql, &[&meters, &from, &to]).await? {
             let Some(place) = place(&row)?.and_then(|nr| samples.get_mut(nr)) else {

@@ -41,14 +41,19 @@ fn definition(table: &str) -> String {
 
 /// Makes a table where it is missing. A worker that finds it needs no right to make any.
 pub async fn create(client: &mut Client, table: &str) -> Result<(), Error> {
-    let found = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&table]).await?;
+    let found = client
+        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
+        .await?;
     if found.try_get(0)? {
         return Ok(());
     }
     let transaction = client.transaction().await?;
     // IF NOT EXISTS alone lets two workers collide.
     transaction
-        .execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&format!("corrente {table}")])
+        .execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
+            &[&format!("corrente {table}")],
+        )
         .await?;
     transaction.batch_execute(&definition(table)).await?;
     transaction.commit().await
@@ -56,8 +61,20 @@ pub async fn create(client: &mut Client, table: &str) -> Result<(), Error> {
 
 /// What a window says, besides its key.
 const SAYS: [&str; 14] = [
-    "demand", "energy", "mean", "min", "max", "last", "readings", "expected", "completeness", "quality", "rollovers",
-    "resets", "jumps", "swaps",
+    "demand",
+    "energy",
+    "mean",
+    "min",
+    "max",
+    "last",
+    "readings",
+    "expected",
+    "completeness",
+    "quality",
+    "rollovers",
+    "resets",
+    "jumps",
+    "swaps",
 ];
 
 /// Writes windows; gives how many were new or another than they were.
@@ -76,7 +93,9 @@ pub async fn upsert(
     }
     let says = SAYS.join(", ");
     let of = |table: &str| SAYS.map(|column| format!("{table}.{column}")).join(", ");
-    let set = SAYS.map(|column| format!("{column} = excluded.{column}")).join(", ");
+    let set = SAYS
+        .map(|column| format!("{column} = excluded.{column}"))
+        .join(", ");
     let sql = format!(
         "INSERT INTO {quoted} AS w (meter, metric, window_start, window_end, {says}) \
          SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], \
@@ -91,7 +110,10 @@ pub async fn upsert(
     let name = |metric: usize| plan.metrics.get(metric).map_or("", |metric| metric.name.as_str());
     let meters: Vec<&str> = windows.keys().map(|(meter, ..)| *meter).collect();
     let metrics: Vec<&str> = windows.keys().map(|(_, metric, _)| name(*metric)).collect();
-    let starts: Vec<SystemTime> = windows.keys().map(|(.., end)| time(end - table.interval)).collect();
+    let starts: Vec<SystemTime> = windows
+        .keys()
+        .map(|(.., end)| time(end - table.interval))
+        .collect();
     let ends: Vec<SystemTime> = windows.keys().map(|(.., end)| time(*end)).collect();
     let doubles = |of: fn(&Window) -> Option<f64>| -> Vec<Option<f64>> { windows.values().map(of).collect() };
     let counts = |of: fn(&Window) -> i32| -> Vec<i32> { windows.values().map(of).collect() };
