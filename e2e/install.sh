@@ -34,7 +34,8 @@ NEXTEST=0.9.151
 DENY=0.20.2
 
 PACKAGES=(binutils build-essential ca-certificates cmake conntrack containerd containernetworking-plugins
-  debootstrap iproute2 iptables jq libssl-dev maven openjdk-17-jre-headless openssl procps python3-venv runc shellcheck)
+  debootstrap iproute2 iptables jq libssl-dev maven openjdk-17-jre-headless openssl procps
+  prometheus-alertmanager python3-venv runc shellcheck)
 
 # --- Debian packages --------------------------------------------------------------
 

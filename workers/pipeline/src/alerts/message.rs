@@ -63,7 +63,8 @@ impl Alert {
     }
 
     /// The entry for Alertmanager's `POST /api/v2/alerts` (its OpenAPI definition, `postableAlert`). One that goes on is
-    /// said to end at `until`, unless it is told again before that.
+    /// said to end at `until`, unless it is told again before that. An end that is not after the start is refused there,
+    /// and a meter's clock may be ahead.
     #[must_use]
     pub fn to_alertmanager(&self, until: Timestamp) -> Value {
         let own = [
@@ -89,7 +90,7 @@ impl Alert {
             "labels": labels,
             "annotations": annotations,
             "startsAt": self.started,
-            "endsAt": self.ended.map_or(until, |(at, _)| at),
+            "endsAt": self.ended.map_or(until, |(at, _)| at).max(Timestamp(self.started.0.saturating_add(1))),
         })
     }
 }

@@ -6,9 +6,11 @@
 // The lints know helpers of a test as tests only within a test's own crate.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alerts;
 mod chaos;
 mod database;
 mod derived;
+mod guide;
 mod kafka;
 mod mock;
 mod postgres;
