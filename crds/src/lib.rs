@@ -32,6 +32,7 @@ pub mod pipeline;
 pub mod poller;
 pub mod profile;
 mod schema;
+pub mod tables;
 pub mod transform;
 
 pub use common::{GROUP, VERSION};

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Duration,
     alerts::Alerts,
-    common::{FIELD_NAME, FIELD_NAME_LENGTH, NOT_RESERVED, NOT_RESERVED_MESSAGE, PodTemplate, SecretKey},
+    common::{FIELD_NAME, FIELD_NAME_LENGTH, NOT_RESERVED, NOT_RESERVED_MESSAGE, PodTemplate},
     derived::Derived,
     kafka::KafkaCluster,
     once::{DeadLetter, Dedupe},
+    tables::{PlainTable, TimescaleTable},
     transform::Transform,
 };
 
@@ -147,48 +148,10 @@ pub struct KafkaSource {
 pub struct Sink {
     /// A plain PostgreSQL table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub postgresql: Option<PostgresTable>,
+    pub postgresql: Option<PlainTable>,
     /// A TimescaleDB hypertable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timescaledb: Option<TimescaleTable>,
-}
-
-/// A PostgreSQL table, made and widened by the worker.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct PostgresTable {
-    /// The Secret's key that holds the connection URL, such as `postgres://user:password@host:5432/database`.
-    pub connection_secret: SecretKey,
-    /// The schema of the table; it is made where it is missing.
-    #[serde(default = "default_schema")]
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
-    #[x_kube(validation = Rule::new("!self.startsWith('pg_')")
-        .message("PostgreSQL keeps names that begin with pg_ for itself: choose another name"))]
-    pub schema: String,
-    /// The table; one row per record, one column per metric.
-    #[serde(default = "default_table")]
-    #[schemars(length(min = 1, max = 55), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
-    pub table: String,
-}
-
-/// A TimescaleDB hypertable over `ts`, made and widened by the worker.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
-#[serde(rename_all = "camelCase")]
-pub struct TimescaleTable {
-    /// The table.
-    #[serde(flatten)]
-    pub table: PostgresTable,
-    /// The length of a chunk; at most 24 h here. TimescaleDB's own default, 7 days, where it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chunk_interval: Option<Duration>,
-}
-
-fn default_schema() -> String {
-    "public".to_owned()
-}
-
-fn default_table() -> String {
-    "readings".to_owned()
 }
 
 /// The type of a metric's column.

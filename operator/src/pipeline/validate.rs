@@ -100,7 +100,7 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPipeline, Vec<Probl
 
 fn secret(sink: &Sink) -> Option<&SecretKey> {
     match (&sink.postgresql, &sink.timescaledb) {
-        (Some(table), None) => Some(&table.connection_secret),
+        (Some(plain), None) => Some(&plain.table.connection_secret),
         (None, Some(timescale)) => Some(&timescale.table.connection_secret),
         _ => None,
     }

@@ -1,6 +1,6 @@
 //! What the workers are told: their configuration files, and how they follow from the resources.
 //!
-//! 1. [`poller`] and [`pipeline`]: the files, which are the contract between the operator and the workers.
+//! 1. [`poller`] and [`pipeline`] with [`tables`]: the files, which are the contract between the operator and the workers.
 //!    The operator writes them into ConfigMaps; `corrente local` hands them over in memory.
 //!    Parts of the latter are [`transform`], [`derived`] and [`alerts`].
 //! 2. [`problem`]: what is wrong with a resource, as a path and a sentence.
@@ -26,6 +26,7 @@ pub mod problem;
 pub mod report;
 pub mod resolve;
 pub mod secrets;
+pub mod tables;
 pub mod transform;
 pub mod units;
 

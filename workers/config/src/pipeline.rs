@@ -12,7 +12,9 @@ use corrente_crds::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{alerts::AlertsConfig, derived::DerivedConfig, once::OnceConfig, transform::Step};
+use crate::{
+    alerts::AlertsConfig, derived::DerivedConfig, once::OnceConfig, tables::TablesConfig, transform::Step,
+};
 
 /// The file's name in the ConfigMap, and under the pod's configuration folder.
 pub const FILE: &str = "pipeline.json";
@@ -66,6 +68,9 @@ pub enum SinkConfig {
         table: String,
         /// Set where the table is to be a hypertable.
         hypertable: Option<Hypertable>,
+        /// How it is laid out and looked after.
+        #[serde(default)]
+        tables: Box<TablesConfig>,
     },
     /// A SQLite file, for `corrente local`.
     Sqlite {

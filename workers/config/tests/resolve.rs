@@ -16,6 +16,7 @@ use corrente_config::{
     pipeline::SinkConfig,
     report::SINK_URL_PATH,
     resolve::{resolve_pipeline, resolve_poller},
+    tables::TablesConfig,
 };
 use corrente_crds::{
     MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec,
@@ -273,6 +274,7 @@ fn a_pipeline_is_told_where_and_what() {
         schema,
         table,
         hypertable,
+        tables,
     } = config.sink
     else {
         panic!("not PostgreSQL");
@@ -282,6 +284,85 @@ fn a_pipeline_is_told_where_and_what() {
         (Some(SINK_URL_PATH), "public", "readings")
     );
     assert_eq!(hypertable.unwrap().chunk_interval_millis, Some(3_600_000));
+    assert_eq!(*tables, TablesConfig::default());
+}
+
+#[test]
+fn a_pipeline_is_told_how_to_look_after_its_tables() {
+    let publisher = poller(json!([
+        {"name": "x", "address": "10.0.0.1", "meters": [
+            meter("m1", json!({"registerMap": "own", "labels": {"site": "north"}})),
+            meter("m2", json!({"registerMap": "own", "interval": "15m"}))]}]));
+    let mut resting = publisher.clone();
+    resting.suspend = true;
+    resting.endpoints[0].meters[0].name = "m3".to_owned();
+    let pollers = [
+        ("ns".to_owned(), "a".to_owned(), publisher),
+        ("ns".to_owned(), "b".to_owned(), resting),
+    ];
+    let resolved = |sink: Value| {
+        let mut spec = pipeline(json!([]));
+        spec.sink = serde_json::from_value(sink).unwrap();
+        resolve_pipeline("ns", "site", &spec, &pollers, &profiles()).map_err(|found| {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            found.join("; ")
+        })
+    };
+    let secret = json!({"name": "db", "key": "url"});
+    let config = resolved(json!({"timescaledb": {
+        "connectionSecret": secret, "layout": "narrow", "retention": "30d", "compressAfter": "7d",
+        "rollups": [{"interval": "15m"}, {"interval": "24h", "name": "daily", "retention": "365d"}],
+        "completeness": {}, "views": {"schema": "bi"}}}))
+    .unwrap();
+    let SinkConfig::Postgres { tables, .. } = config.sink else {
+        panic!("not PostgreSQL");
+    };
+    let shown = serde_json::to_value(&tables).unwrap();
+    assert_eq!(
+        shown,
+        json!({
+            "layout": "narrow", "labels": ["site"], "retention": "30d", "compressAfter": "7d", "slowest": "15m",
+            "rollups": [
+                {"table": "readings_15m", "interval": "15m"},
+                {"table": "daily", "interval": "24h", "retention": "365d"}],
+            "completeness": {"interval": "1h", "meters": {"10s": ["m1"], "15m": ["m2"]}},
+            "views": {"schema": "bi"},
+        })
+    );
+    assert_eq!(
+        tables.completeness.unwrap().intervals(),
+        BTreeMap::from([("m1", 10_000), ("m2", 900_000)])
+    );
+
+    for (more, says) in [
+        (
+            json!({"rollups": [{"interval": "15m", "name": "readings"}]}),
+            "rollups[0].name: the table readings is the readings' already",
+        ),
+        (
+            json!({"rollups": [{"interval": "15m", "name": "r"}, {"interval": "1h", "name": "r"}]}),
+            "rollups[1].name: the table r is that of spec.sink.timescaledb.rollups[0] already",
+        ),
+        (
+            json!({"rollups": [{"interval": "1h"}], "retention": "90m"}),
+            "retention: rows that are kept for 90m may be gone",
+        ),
+        (
+            json!({"retention": "7d", "compressAfter": "7d"}),
+            "compressAfter: rows are dropped after 7d",
+        ),
+        (
+            json!({"table": "latest", "views": {"schema": "public"}}),
+            "views.schema: a view would have the name of the table public.latest",
+        ),
+    ] {
+        let mut sink = json!({"connectionSecret": secret});
+        sink.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let said = resolved(json!({"timescaledb": sink})).unwrap_err();
+        assert!(said.contains(says), "{said}");
+    }
 }
 
 #[test]

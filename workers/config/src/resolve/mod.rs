@@ -11,6 +11,7 @@ mod fields;
 mod once;
 mod pipeline;
 mod poller;
+mod tables;
 mod transform;
 
 pub use pipeline::resolve_pipeline;

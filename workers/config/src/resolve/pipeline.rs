@@ -3,15 +3,18 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use corrente_crds::{
-    MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, output::Format, pipeline::PostgresTable,
+    MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, output::Format, tables::PostgresTable,
 };
 
-use super::{columns::columns, derived, fields::Fields, once::once, transform::transforms};
+use super::{
+    columns::columns, derived, fields::Fields, once::once, tables::tables, transform::transforms,
+};
 use crate::{
     PipelineConfig, Problem,
     conflict::brokers,
     pipeline::{Hypertable, SinkConfig},
     report::SINK_URL_PATH,
+    tables::TablesConfig,
 };
 
 /// Most columns of a PostgreSQL table are 1600 (Appendix K of its manual); some are the record's own.
@@ -61,14 +64,35 @@ pub fn resolve_pipeline(
         );
         problems.push(Problem::new("spec.source.kafka.topics", message));
     }
+    let specs: Vec<&MeterPollerSpec> = behind.iter().map(|(_, _, poller)| poller).collect();
     let sink = match (&spec.sink.postgresql, &spec.sink.timescaledb) {
-        (Some(table), None) => Some(postgres(table, None)),
-        (None, Some(timescale)) => Some(postgres(
-            &timescale.table,
-            Some(Hypertable {
+        (Some(plain), None) => {
+            let tables = TablesConfig {
+                partition_by: plain.partition_by,
+                ..tables(&plain.table, &specs, "spec.sink.postgresql", &mut problems)
+            };
+            Some(postgres(&plain.table, None, tables))
+        }
+        (None, Some(timescale)) => {
+            let path = "spec.sink.timescaledb";
+            let tables = TablesConfig {
+                compress_after: timescale.compress_after,
+                ..tables(&timescale.table, &specs, path, &mut problems)
+            };
+            if let (Some(after), Some(kept)) = (tables.compress_after, tables.retention)
+                && after >= kept
+            {
+                let message = format!(
+                    "rows are dropped after {kept}, before they would be compressed: compress earlier, or keep \
+                     them longer"
+                );
+                problems.push(Problem::new(format!("{path}.compressAfter"), message));
+            }
+            let hypertable = Hypertable {
                 chunk_interval_millis: timescale.chunk_interval.map(|interval| interval.as_millis()),
-            }),
-        )),
+            };
+            Some(postgres(&timescale.table, Some(hypertable), tables))
+        }
         _ => {
             let message = "name exactly one sink, postgresql or timescaledb";
             problems.push(Problem::new("spec.sink", message));
@@ -131,11 +155,12 @@ fn unreadable(topics: &[String], behind: &[&(String, String, MeterPollerSpec)]) 
     found.collect()
 }
 
-fn postgres(table: &PostgresTable, hypertable: Option<Hypertable>) -> SinkConfig {
+fn postgres(table: &PostgresTable, hypertable: Option<Hypertable>, tables: TablesConfig) -> SinkConfig {
     SinkConfig::Postgres {
         url_file: PathBuf::from(SINK_URL_PATH),
         schema: table.schema.clone(),
         table: table.table.clone(),
         hypertable,
+        tables: Box::new(tables),
     }
 }

@@ -56,6 +56,7 @@ impl Database {
             schema: self.schema.clone(),
             table: "readings".to_owned(),
             hypertable,
+            tables: Box::default(),
         };
         config(&self.pipeline, &[topic], sink)
     }

@@ -108,6 +108,7 @@ impl PostgresSink {
             schema,
             table,
             hypertable,
+            ..
         } = &config.sink
         else {
             return None;
