@@ -67,6 +67,8 @@ pub mod conditions {
     pub const PROGRESSING: &str = "Progressing";
     /// Something is wrong that a person should look at, although the rest goes on.
     pub const DEGRADED: &str = "Degraded";
+    /// The tables of a TelemetryPipeline are as it asks for.
+    pub const TABLES_AS_ASKED: &str = "TablesAsAsked";
 }
 
 /// Reasons of conditions and events.
@@ -95,6 +97,8 @@ pub mod reasons {
     pub const METER_CONFLICT: &str = "MeterConflict";
     /// Meters do not answer as they should.
     pub const METERS_FAILING: &str = "MetersFailing";
+    /// The database cannot, or may not, have the tables as they are asked for.
+    pub const TABLES_DIFFER: &str = "TablesDiffer";
     /// A worker says that something stands in its way.
     pub const WORKER_TROUBLE: &str = "WorkerTrouble";
     /// Something was made or changed in the cluster.

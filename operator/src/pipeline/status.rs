@@ -40,11 +40,13 @@ pub fn of(
         .filter(|pod| runs(pod) && podstate::is_ready(pod))
         .count();
     let wanted = usize::try_from(pipeline.replicas).unwrap_or_default();
-    let verdicts = [
+    let mut verdicts = vec![
         readiness(pipeline, &existing, ready, wanted),
         progress(pipeline, current_and_ready, existing.len(), wanted),
         degradation(reports),
     ];
+    // Where no worker has looked yet, what was said last still stands.
+    verdicts.extend(tables(reports));
     TelemetryPipelineStatus {
         observed_generation: generation,
         conditions: conditions::merge(&current.conditions, &verdicts, generation, now),
@@ -152,6 +154,32 @@ fn degradation(reports: &[PipelineReport]) -> Verdict {
     )
 }
 
+/// Whether the tables are as they are asked for; `None` where no worker says.
+fn tables(reports: &[PipelineReport]) -> Option<Verdict> {
+    let mut said = reports
+        .iter()
+        .filter_map(|report| report.tables.as_ref())
+        .peekable();
+    said.peek()?;
+    let notices: BTreeSet<&String> = said.flatten().collect();
+    if notices.is_empty() {
+        let message = "the tables are as they are asked for";
+        return Some(Verdict::new(
+            types::TABLES_AS_ASKED,
+            true,
+            reasons::AS_EXPECTED,
+            message,
+        ));
+    }
+    let notices: Vec<String> = notices.into_iter().cloned().collect();
+    Some(Verdict::new(
+        types::TABLES_AS_ASKED,
+        false,
+        reasons::TABLES_DIFFER,
+        conditions::sentences(&notices, 3),
+    ))
+}
+
 fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
@@ -251,6 +279,22 @@ mod tests {
         for (what, pods, reports, expected) in table {
             assert_eq!(verdicts(&valid, &pods, &reports), expected, "{what}");
         }
+        let told = |notices: &[&str]| PipelineReport {
+            tables: Some(notices.iter().map(|&notice| notice.to_owned()).collect()),
+            ..PipelineReport::default()
+        };
+        let asked = |reports: &[PipelineReport]| {
+            let current = TelemetryPipelineStatus::default();
+            let status = of(&valid, &[], reports, &current, Some(1), Timestamp::UNIX_EPOCH);
+            let condition = find(&status.conditions, types::TABLES_AS_ASKED);
+            condition.map(|c| format!("{}/{}: {}", c.status, c.reason, c.message))
+        };
+        assert_eq!(asked(&[PipelineReport::default()]), None);
+        assert!(asked(&[told(&[])]).unwrap().starts_with("True/AsExpected"));
+        assert_eq!(
+            asked(&[told(&["no compression"]), PipelineReport::default()]).unwrap(),
+            "False/TablesDiffer: no compression"
+        );
         valid.replicas = 0;
         assert_eq!(
             verdicts(&valid, &[], &[]),

@@ -76,6 +76,9 @@ pub struct PipelineReport {
     /// What stands in the way at the moment, and since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// In what the tables are not as they were asked for, as sentences: of the one worker that looks after them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Vec<String>>,
 }
 
 /// What stands in the way.

@@ -20,7 +20,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     alerts::deliver::{Alertmanager, Topic, deliver},
     run,
-    sink::{postgres::PostgresSink, sqlite::SqliteSink},
+    sink::{
+        postgres::{
+            PostgresSink,
+            care::{Round, Upkeep},
+        },
+        sqlite::SqliteSink,
+    },
     source::kafka::KafkaSource,
     state::PipelineState,
 };
@@ -128,6 +134,11 @@ async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Re
         );
         ended.cancel();
     }));
+    let _upkeep_of_tables = Upkeep::new(&config).map(|upkeep| {
+        let state = state.clone();
+        let report = move |round: Option<Round>| state.tables(round.map(|round| round.notices));
+        AbortOnDropHandle::new(tokio::spawn(upkeep.run(report, shutdown.child_token())))
+    });
     match (PostgresSink::new(&config), SqliteSink::new(&config)) {
         (Some(sink), _) => run(config, source, sink, state, shutdown).await,
         (None, Some(sink)) => run(config, source, sink, state, shutdown).await,

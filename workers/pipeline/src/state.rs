@@ -219,6 +219,17 @@ impl PipelineState {
         histogram!("corrente_pipeline_batch_seconds").record(took.as_secs_f64());
     }
 
+    /// In what the tables are not as they were asked for; `None` where another worker looks after them.
+    pub fn tables(&self, notices: Option<Vec<String>>) {
+        let mut inner = self.lock();
+        if inner.report.tables != notices {
+            for notice in notices.iter().flatten() {
+                tracing::warn!("{notice}");
+            }
+            inner.report.tables = notices;
+        }
+    }
+
     /// Messages were no longer in the topic when they were to be read.
     pub fn gap(&self, messages: u64) {
         self.lock().report.gaps += messages;

@@ -137,6 +137,32 @@ impl Database {
         .await
     }
 
+    /// Takes away what the upkeep has noted of the test's tables.
+    pub async fn forget_tables(&self) {
+        for table in ["rollups", "rollup_log", "ledgers"] {
+            let schema = &self.schema;
+            self.client
+                .batch_execute(&format!(
+                    "DO $$ BEGIN IF to_regclass('corrente.{table}') IS NOT NULL THEN \
+                     DELETE FROM corrente.{table} WHERE table_schema = '{schema}'; END IF; END $$"
+                ))
+                .await
+                .unwrap();
+        }
+    }
+
+    /// Takes away what is kept of a pipeline.
+    pub async fn forget(&self, pipeline: &str) {
+        self.client
+            .batch_execute(&format!(
+                "DELETE FROM corrente.offsets WHERE pipeline = 'test/{pipeline}'; \
+                 DELETE FROM corrente.streams WHERE pipeline = 'test/{pipeline}'; \
+                 DELETE FROM corrente.dead_letters WHERE pipeline = 'test/{pipeline}'"
+            ))
+            .await
+            .unwrap();
+    }
+
     /// Leaves the database as it was.
     pub async fn drop(self) {
         let pipeline = &self.pipeline;

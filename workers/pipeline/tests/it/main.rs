@@ -18,4 +18,6 @@ mod refused;
 mod remade;
 mod sqlite;
 mod support;
+mod tables;
 mod topic;
+mod upkeep;

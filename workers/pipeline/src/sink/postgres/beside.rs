@@ -5,14 +5,15 @@ use corrente_record::View;
 use futures::future::BoxFuture;
 use tokio_postgres::{Client, Transaction};
 
-use super::derivation::Derivation;
+use super::{care::step::InStep, derivation::Derivation};
 use crate::{batch::Place, sink::SinkError};
 
 /// What a pipeline keeps beside its rows, in the order in which it is written.
 #[must_use]
 pub fn of(config: &PipelineConfig) -> Vec<Box<dyn Beside>> {
     let derivation = Derivation::new(config).map(|derivation| Box::new(derivation) as Box<dyn Beside>);
-    derivation.into_iter().collect()
+    let in_step = InStep::new(config).map(|in_step| Box::new(in_step) as Box<dyn Beside>);
+    derivation.into_iter().chain(in_step).collect()
 }
 
 /// Something that is kept in step with the rows.
@@ -33,6 +34,9 @@ pub trait Beside: Send {
     /// A row of the batch is in the table. Each row that the transaction stores is told once, in the order of the
     /// offsets; those that are set aside are not told.
     fn observe(&mut self, row: &View<'_>);
+
+    /// A record of the batch is set aside; its payload, which need not be a record at all.
+    fn set_aside(&mut self, _payload: &[u8]) {}
 
     /// Writes what follows from the rows, after them and before the offset.
     ///

@@ -13,8 +13,11 @@ use futures::SinkExt as _;
 use tokio::sync::Notify;
 use tokio_postgres::{CopyInSink, Error, Statement, Transaction, error::DbError};
 
+use corrente_record::View;
+
 use super::{
     beside::Beside,
+    care::partitions::Places,
     encode::{HEADER, TRAILER},
     layout::Layout,
     rows::{Plan, Widened},
@@ -37,6 +40,8 @@ pub struct Target<'a> {
     pub layout: &'a Layout,
     /// The columns of the COPY.
     pub plan: &'a mut Plan,
+    /// Where rows have a place, where the table is cut into partitions.
+    pub places: Option<&'a Places>,
     /// The connection's statements.
     pub statements: &'a mut Statements,
 }
@@ -57,11 +62,16 @@ pub enum Streamed<'b> {
     Copied(Copied<'b>),
     /// The database refused some row; the transaction is of no use any more.
     Refused,
-    /// The table lacks columns.
+    /// The table lacks columns or partitions.
     Missing,
 }
 
 impl Target<'_> {
+    /// Whether the table has, or can have, a place for the row; true where it has one.
+    fn place(&self, record: &View<'_>) -> Result<bool, Refusal> {
+        self.places.map_or(Ok(true), |places| places.hold(record.ts.0))
+    }
+
     async fn statement(&mut self, transaction: &Transaction<'_>) -> Result<Statement, Error> {
         let columns = self.plan.columns();
         let sql = format!("COPY {} ({columns}) FROM STDIN (FORMAT binary)", self.table);
@@ -134,7 +144,11 @@ async fn try_stream<'b>(
 ) -> Result<Streamed<'b>, Error> {
     let (mut copying, mut count, mut refused) = (Copying::new(), 0, vec![]);
     while let Some(row) = rows.next() {
-        let mut encoded = into.plan.encode(row.record, &mut copying.chunk);
+        let mut encoded = match into.place(row.record) {
+            Ok(true) => into.plan.encode(row.record, &mut copying.chunk),
+            Ok(false) => return Ok(Streamed::Missing),
+            Err(refusal) => Err(refusal),
+        };
         if encoded == Ok(false) {
             copying.finish(transaction, into).await?;
             encoded = match into.plan.widen(into.layout, row.record) {
@@ -172,16 +186,38 @@ async fn try_stream<'b>(
 #[derive(Default)]
 struct Encoded<'b> {
     bytes: Vec<u8>,
-    /// For each row where it came from, and where it ends in the bytes.
-    rows: Vec<(Origin<'b>, usize)>,
+    rows: Vec<Place<'b>>,
+    /// How many rows of the table they come to.
+    lines: usize,
+}
+
+/// A row among the encoded ones.
+struct Place<'b> {
+    /// Where it came from.
+    origin: Origin<'b>,
+    /// Where it ends in the bytes.
+    end: usize,
+    /// How many rows of the table there are up to its end: it may come to several.
+    lines: usize,
 }
 
 impl Encoded<'_> {
     /// The bytes of some rows.
     fn of(&self, rows: Range<usize>) -> &[u8] {
-        let end = |row: Option<usize>| row.and_then(|row| self.rows.get(row)).map_or(0, |(_, end)| *end);
+        let end = |row: Option<usize>| {
+            row.and_then(|row| self.rows.get(row))
+                .map_or(0, |place| place.end)
+        };
         let bytes = end(rows.start.checked_sub(1))..end(rows.end.checked_sub(1));
         self.bytes.get(bytes).unwrap_or_default()
+    }
+
+    /// Which row, from 1 for `first`, a line of a COPY that begins with `first` belongs to.
+    fn row(&self, first: usize, line: usize) -> usize {
+        let before = first.checked_sub(1).and_then(|row| self.rows.get(row));
+        let line = before.map_or(0, |place| place.lines) + line;
+        let row = self.rows.partition_point(|place| place.lines < line);
+        row + 1 - first.min(row)
     }
 }
 
@@ -196,13 +232,24 @@ pub async fn search<'b>(
     // All columns that the batch needs, so that it is one COPY whatever is tried.
     let mut pass = rows();
     while let Some(row) = pass.next() {
-        if let Widened::Missing = into.plan.widen(into.layout, row.record) {
+        let place = into.place(row.record);
+        if place == Ok(false) {
+            return Ok(None);
+        }
+        if place.is_ok()
+            && let Widened::Missing = into.plan.widen(into.layout, row.record)
+        {
             return Ok(None);
         }
     }
     let (mut pass, mut encoded, mut refused) = (rows(), Encoded::default(), vec![]);
     while let Some(row) = pass.next() {
-        let done = match into.plan.encode(row.record, &mut encoded.bytes) {
+        let placed = match into.place(row.record) {
+            Ok(true) => into.plan.encode(row.record, &mut encoded.bytes),
+            Ok(false) => return Ok(None),
+            Err(refusal) => Err(refusal),
+        };
+        let done = match placed {
             Ok(true) => Ok(()),
             Ok(false) => match into.plan.widen(into.layout, row.record) {
                 Widened::Refused(refusal) => Err(refusal),
@@ -211,7 +258,14 @@ pub async fn search<'b>(
             Err(refusal) => Err(refusal),
         };
         match done {
-            Ok(()) => encoded.rows.push((row.origin, encoded.bytes.len())),
+            Ok(()) => {
+                encoded.lines += into.plan.lines();
+                encoded.rows.push(Place {
+                    origin: row.origin,
+                    end: encoded.bytes.len(),
+                    lines: encoded.lines,
+                });
+            }
             Err(refusal) => refused.push(DeadLetter {
                 origin: row.origin,
                 refusal,
@@ -226,7 +280,7 @@ pub async fn search<'b>(
     let found = try_rows(transaction, &mut into, &encoded, answered).await?;
     copied.rows -= found.len() as u64;
     let letters = found.into_iter().filter_map(|(row, refusal)| {
-        let (origin, _) = encoded.rows.get(row)?;
+        let Place { origin, .. } = encoded.rows.get(row)?;
         Some(DeadLetter {
             origin: *origin,
             refusal,
@@ -252,6 +306,7 @@ async fn try_rows(
     let statement = into.statement(transaction).await?;
     transaction.batch_execute("SAVEPOINT rows").await?;
     while let Some(range) = search.range() {
+        let first = range.start;
         let end = match copy_range(transaction, &statement, encoded.of(range)).await {
             Ok(()) => {
                 search.stored();
@@ -261,7 +316,12 @@ async fn try_rows(
                 let Some(refusal) = error.as_db_error().filter(|error| is_refusal(error)) else {
                     return Err(error);
                 };
-                if let Some(row) = search.refused(refusal.where_().and_then(line)) {
+                if let Some(row) = search.refused(
+                    refusal
+                        .where_()
+                        .and_then(line)
+                        .map(|line| encoded.row(first, line)),
+                ) {
                     refused.push((row, describe(refusal)));
                 }
                 "ROLLBACK TO SAVEPOINT rows; RELEASE SAVEPOINT rows"

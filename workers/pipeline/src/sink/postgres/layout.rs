@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use corrente_crds::pipeline::ColumnType;
+use corrente_crds::{pipeline::ColumnType, tables::Layout as Shape};
 use tokio_postgres::{Error, GenericClient, types::Oid};
 
 use super::{encode::PgType, session::Statements};
 
-/// The record's own columns, and how they are made.
+/// The record's own columns in a wide table, and how they are made.
 pub const OWN: [(&str, &str); 8] = [
     ("ts", "timestamptz NOT NULL"),
     ("meter", "text NOT NULL"),
@@ -18,6 +18,32 @@ pub const OWN: [(&str, &str); 8] = [
     ("bad", "jsonb"),
     ("skipped", "integer"),
 ];
+
+/// The columns of a narrow table: of the record, then of the metric.
+pub const NARROW: [(&str, &str); 13] = [
+    ("ts", "timestamptz NOT NULL"),
+    ("meter", "text NOT NULL"),
+    ("slot", "timestamptz"),
+    ("stream", "text"),
+    ("seq", "bigint"),
+    ("quality", "text"),
+    ("skipped", "integer"),
+    ("metric", "text"),
+    ("value", "double precision"),
+    ("exact", "numeric(20,0)"),
+    ("text_value", "text"),
+    ("bool_value", "boolean"),
+    ("bad", "text"),
+];
+
+/// The own columns of a table of this shape, and how they are made.
+#[must_use]
+pub fn own(shape: Shape) -> &'static [(&'static str, &'static str)] {
+    match shape {
+        Shape::Wide => &OWN,
+        Shape::Narrow => &NARROW,
+    }
+}
 
 /// The columns of the table $2 in the schema $1, as `c`.
 const COLUMNS: &str = "WITH c AS ( \
@@ -118,25 +144,49 @@ impl Layout {
         self.index.get(name).copied()
     }
 
-    /// The record's own columns, found in the table.
+    /// Whether the table that is there has the shape that is asked for. One with columns of the record's but no
+    /// `metric` is wide; one without any takes the shape it is given.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check_shape(&self, shape: Shape, table: &str) -> Result<(), String> {
+        let has = |name: &str| self.position(name).is_some();
+        let narrow = ["metric", "value", "exact", "text_value"]
+            .iter()
+            .all(|name| has(name));
+        let wide = !narrow && ["stream", "seq", "quality"].iter().any(|name| has(name));
+        match shape {
+            Shape::Wide if narrow => Err(format!(
+                "the table {table} is narrow, and the layout asked for is wide: name another table, or write \
+                 layout: narrow"
+            )),
+            Shape::Narrow if wide => Err(format!(
+                "the table {table} is wide, and the layout asked for is narrow: name another table, or write \
+                 layout: wide"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The own columns, found in the table.
     ///
     /// # Errors
     /// Which column has a type that the worker cannot write.
-    pub fn check_own(&self, table: &str) -> Result<(), String> {
-        let wanted = [
-            PgType::Timestamptz,
-            PgType::Text,
-            PgType::Timestamptz,
-            PgType::Text,
-            PgType::Int8,
-            PgType::Text,
-            PgType::Jsonb,
-            PgType::Int4,
-        ];
-        for ((name, sql), wanted) in OWN.iter().zip(wanted) {
+    pub fn check_own(&self, shape: Shape, table: &str) -> Result<(), String> {
+        for (name, sql) in own(shape) {
+            let kind = sql.trim_end_matches(" NOT NULL");
+            let wanted = match kind {
+                "timestamptz" => PgType::Timestamptz,
+                "bigint" => PgType::Int8,
+                "integer" => PgType::Int4,
+                "jsonb" => PgType::Jsonb,
+                "double precision" => PgType::Float8,
+                "numeric(20,0)" => PgType::Numeric(Some(0)),
+                "boolean" => PgType::Boolean,
+                _ => PgType::Text,
+            };
             let found = self.position(name).and_then(|at| self.columns.get(at));
             if found.is_none_or(|(_, found)| *found != wanted) {
-                let kind = sql.trim_end_matches(" NOT NULL");
                 return Err(format!(
                     "the column \"{name}\" of the table {table} must have the type {kind}: name another table, \
                      or alter this one"
@@ -178,7 +228,7 @@ mod tests {
         let layout = Layout::of(&[("ts", PgType::Other("date".to_owned()))]);
         assert!(
             layout
-                .check_own("t")
+                .check_own(Shape::Wide, "t")
                 .unwrap_err()
                 .contains("\"ts\" of the table t must have the type timestamptz")
         );

@@ -13,21 +13,25 @@
 //! learned again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use corrente_config::{PipelineConfig, pipeline::SinkConfig};
+use corrente_crds::tables::{Layout as Shape, PartitionBy};
+use corrente_record::Timestamp;
 use tokio::sync::Notify;
 use tokio_postgres::{Client, Error};
 
 use self::{
     beside::Beside,
+    care::partitions::{self, Partitions, Places},
     copy::{Copied, Streamed, Target},
     layout::Layout,
     ledger::Fence,
+    narrow::Narrow,
     rows::Plan,
     session::{Statements, describe},
     table::Table,
@@ -40,12 +44,14 @@ use crate::{
 
 mod alerts;
 pub mod beside;
+pub mod care;
 mod copy;
 mod derivation;
 mod derived;
 mod encode;
 mod layout;
 mod ledger;
+mod narrow;
 #[cfg(feature = "kafka")]
 pub mod outbox;
 mod rows;
@@ -72,6 +78,8 @@ struct Shared {
     url_file: PathBuf,
     pipeline: String,
     table: Table,
+    /// Set where the table is narrow.
+    narrow: Option<Arc<Narrow>>,
     chain: Chain,
     /// What says what is kept beside the rows.
     config: PipelineConfig,
@@ -84,6 +92,8 @@ struct Session {
     statements: Statements,
     layout: Layout,
     plan: Plan,
+    /// Where rows have a place, where the table is cut into partitions.
+    places: Option<Places>,
     /// Whether the database refused rows of the last batch: it will refuse some of the next one too.
     refusing: bool,
 }
@@ -93,7 +103,7 @@ enum Ended {
     Stored(Stored),
     /// The table is not what the layout says.
     Altered,
-    /// The table lacks columns.
+    /// The table lacks columns or partitions.
     Missing,
     /// The database refused rows, which are to be searched for.
     Refused,
@@ -103,25 +113,16 @@ impl PostgresSink {
     /// The sink of a pipeline; `None` where the configuration names another kind.
     #[must_use]
     pub fn new(config: &PipelineConfig) -> Option<Self> {
-        let SinkConfig::Postgres {
-            url_file,
-            schema,
-            table,
-            hypertable,
-            ..
-        } = &config.sink
-        else {
-            return None;
-        };
+        let (url_file, table) = Self::table_of(config)?;
+        let narrow = (table.tables.layout == Shape::Narrow).then(|| Narrow {
+            declared: table.declared.clone(),
+            labels: table.tables.labels.clone(),
+        });
         Some(Self::of(Arc::new(Shared {
-            url_file: url_file.clone(),
+            url_file,
             pipeline: format!("{}/{}", config.namespace, config.name),
-            table: Table {
-                schema: schema.clone(),
-                name: table.clone(),
-                hypertable: *hypertable,
-                declared: config.columns.clone(),
-            },
+            table,
+            narrow: narrow.map(Arc::new),
             chain: Chain::of(config),
             config: config.clone(),
             sent: Mutex::default(),
@@ -134,6 +135,28 @@ impl PostgresSink {
             shared,
             session: None,
         }
+    }
+
+    /// Where the URL is, and the table; `None` where the configuration names another kind of sink.
+    fn table_of(config: &PipelineConfig) -> Option<(PathBuf, Table)> {
+        let SinkConfig::Postgres {
+            url_file,
+            schema,
+            table,
+            hypertable,
+            tables,
+        } = &config.sink
+        else {
+            return None;
+        };
+        let table = Table {
+            schema: schema.clone(),
+            name: table.clone(),
+            hypertable: *hypertable,
+            declared: config.columns.clone(),
+            tables: (**tables).clone(),
+        };
+        Some((url_file.clone(), table))
     }
 
     /// The connection there is, or a new one.
@@ -153,13 +176,45 @@ impl PostgresSink {
         for beside in &mut self.beside {
             beside.prepare(&mut client).await?;
         }
+        let places = partitions::read(&client, &shared.table).await;
+        let places = places.map_err(failed("read the table's partitions"))?;
+        let places = places.map(|partitions| shared.places(partitions));
+        let plan = Plan::of(shared.narrow.clone());
         Ok(Session {
             client,
             statements: Statements::default(),
             layout,
-            plan: Plan::default(),
+            plan,
+            places,
             refusing: false,
         })
+    }
+
+    /// Makes the columns and the partitions that the batch needs.
+    async fn widen(shared: &Shared, session: &mut Session, batch: &Batch) -> Result<(), SinkError> {
+        let table = &shared.table;
+        let missing = table.missing(&session.layout, batch.rows(&shared.chain));
+        if !missing.is_empty() {
+            let widened = table.widen(&mut session.client, &missing).await;
+            session.layout = widened.map_err(SinkError::Retry)?;
+            session.plan = Plan::of(shared.narrow.clone());
+        }
+        let Some(places) = &session.places else {
+            return Ok(());
+        };
+        let (mut instants, mut rows) = (BTreeSet::new(), batch.rows(&shared.chain));
+        while let Some(row) = rows.next() {
+            if places.hold(row.record.ts.0) == Ok(false) {
+                instants.insert(row.record.ts.0);
+            }
+        }
+        if !instants.is_empty() {
+            let instants: Vec<i64> = instants.into_iter().collect();
+            let made = table.make_partitions(&mut session.client, &instants).await;
+            let made = made.map_err(SinkError::Retry)?;
+            session.places = made.map(|partitions| shared.places(partitions));
+        }
+        Ok(())
     }
 
     /// Stores a batch; the session is ours to drop where that fails.
@@ -178,18 +233,11 @@ impl PostgresSink {
                     return Ok(stored);
                 }
                 Ended::Refused => session.refusing = true,
-                Ended::Missing => {
-                    let missing = table.missing(&session.layout, batch.rows(&shared.chain));
-                    session.layout = table
-                        .widen(&mut session.client, &missing)
-                        .await
-                        .map_err(SinkError::Retry)?;
-                    session.plan = Plan::default();
-                }
+                Ended::Missing => Self::widen(&shared, session, batch).await?,
                 Ended::Altered => {
                     let read = Layout::read(&session.client, &table.schema, &table.name).await;
                     session.layout = read.map_err(failed("read the table's columns"))?;
-                    session.plan = Plan::default();
+                    session.plan = Plan::of(shared.narrow.clone());
                     if session.layout.columns.is_empty() {
                         break;
                     }
@@ -233,11 +281,15 @@ impl PostgresSink {
         for beside in &mut self.beside {
             beside.begin(&batch.place);
         }
+        if let Some(places) = &mut session.places {
+            places.oldest = shared.oldest();
+        }
         let quoted = table.quoted();
         let into = Target {
             table: &quoted,
             layout: &session.layout,
             plan: &mut session.plan,
+            places: session.places.as_ref(),
             statements,
         };
         let Copied {
@@ -265,11 +317,13 @@ impl PostgresSink {
                 Streamed::Missing => return Ok(Ended::Missing),
             }
         };
-        for beside in &mut self.beside {
-            beside.write(&transaction).await?;
-        }
         dead.append(&mut sorted.dead);
         dead.sort_by_key(|letter| letter.origin.offset);
+        for beside in &mut self.beside {
+            dead.iter()
+                .for_each(|letter| beside.set_aside(letter.origin.payload));
+            beside.write(&transaction).await?;
+        }
         ledger::dead_letters(&transaction, &shared.pipeline, &batch.place, &dead)
             .await
             .map_err(&failed)?;
@@ -294,6 +348,25 @@ impl PostgresSink {
 }
 
 impl Shared {
+    /// The places of a table that is cut into partitions.
+    fn places(&self, partitions: Partitions) -> Places {
+        Places {
+            partitions,
+            by: self.table.tables.partition_by.unwrap_or(PartitionBy::Month),
+            oldest: self.oldest(),
+        }
+    }
+
+    /// Rows before this instant are older than the retention.
+    fn oldest(&self) -> i64 {
+        let kept = self
+            .table
+            .tables
+            .retention
+            .and_then(|kept| i64::try_from(kept.as_millis()).ok());
+        kept.map_or(i64::MIN, |kept| Timestamp::now().0.saturating_sub(kept))
+    }
+
     fn sent(&self) -> MutexGuard<'_, HashMap<Place, (i64, Stored)>> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,13 +7,14 @@
 //! Records of one meter have their fields in one order, and so have most records of a topic: the column of a field is
 //! looked for behind that of the field before, and only where it is not there, by its name.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use corrente_record::View;
 
 use super::{
     encode::{self, PgType},
-    layout::{Layout, OWN},
+    layout::{Layout, NARROW, OWN},
+    narrow::Narrow,
 };
 use crate::{
     batch::Refusal,
@@ -30,6 +31,12 @@ pub struct Plan {
     index: HashMap<String, usize>,
     /// For each column, the number of the row's field, from 1; 0 where it has none.
     fields: Vec<usize>,
+    /// Set where the table is narrow: the columns are those of labels then.
+    narrow: Option<Arc<Narrow>>,
+    /// The bytes of a narrow row's labels.
+    labels: Vec<u8>,
+    /// How many rows of the table the last record came to.
+    lines: usize,
 }
 
 struct Column {
@@ -52,10 +59,26 @@ pub enum Widened {
 }
 
 impl Plan {
+    /// A plan for a narrow table, or else for a wide one.
+    #[must_use]
+    pub fn of(narrow: Option<Arc<Narrow>>) -> Self {
+        Self {
+            narrow,
+            ..Self::default()
+        }
+    }
+
+    /// How many rows of the table the record that was appended last came to.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.lines
+    }
+
     /// The columns in SQL, the record's own first.
     #[must_use]
     pub fn columns(&self) -> String {
-        let own = OWN.iter().map(|(name, _)| *name);
+        let own: &[(&str, &str)] = if self.narrow.is_some() { &NARROW } else { &OWN };
+        let own = own.iter().map(|(name, _)| *name);
         let columns: Vec<String> = own
             .chain(self.columns.iter().map(|column| column.name.as_str()))
             .map(quote)
@@ -66,7 +89,7 @@ impl Plan {
     /// Adds the row's columns that it lacks.
     pub fn widen(&mut self, layout: &Layout, record: &View<'_>) -> Widened {
         for (name, _) in &record.fields {
-            if self.index.contains_key(&**name) {
+            if self.index.contains_key(&**name) || !self.is_column(name) {
                 continue;
             }
             if let Err(refusal) = check_name(name) {
@@ -92,6 +115,11 @@ impl Plan {
             self.fields.push(0);
         }
         Widened::Known
+    }
+
+    /// Whether a field is a column: in a narrow table labels are, and metrics are rows.
+    fn is_column(&self, name: &str) -> bool {
+        self.narrow.as_ref().is_none_or(|narrow| narrow.is_label(name))
     }
 
     /// A batch is stored: leaves out what was not used for long.
@@ -120,6 +148,7 @@ impl Plan {
                 Some(column) if column.name == **name => next,
                 _ => match self.index.get(&**name) {
                     Some(at) => *at,
+                    None if !self.is_column(name) => continue,
                     None => return Ok(false),
                 },
             };
@@ -130,8 +159,28 @@ impl Plan {
             next = at + 1;
         }
         let begin = out.len();
-        self.append(record, out).inspect_err(|_| out.truncate(begin))?;
+        let appended = match self.narrow.clone() {
+            Some(narrow) => self.append_narrow(&narrow, record, out),
+            None => self.append(record, out).map(|()| 1),
+        };
+        self.lines = appended.inspect_err(|_| out.truncate(begin))?;
         Ok(true)
+    }
+
+    fn append_narrow(
+        &mut self,
+        narrow: &Narrow,
+        record: &View<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Refusal> {
+        let mut labels = std::mem::take(&mut self.labels);
+        labels.clear();
+        let appended = self.append_fields(record, &mut labels).and_then(|()| {
+            let columns = NARROW.len() + self.columns.len();
+            narrow.append(record, columns, &labels, out)
+        });
+        self.labels = labels;
+        appended
     }
 
     fn append(&mut self, record: &View<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
@@ -162,6 +211,11 @@ impl Plan {
             Some(skipped) => encode::int4(out, skipped),
             None => encode::null(out),
         }
+        self.append_fields(record, out)
+    }
+
+    /// Appends the columns that are not the record's own.
+    fn append_fields(&mut self, record: &View<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
         for (column, field) in self.columns.iter_mut().zip(&self.fields) {
             let field = field.checked_sub(1).and_then(|number| record.fields.get(number));
             let Some((_, value)) = field else {

@@ -1,17 +1,22 @@
 //! The table: made where it is missing, and widened, never narrowed.
 //!
-//! All of it happens in transactions of their own, before any batch, under an advisory lock, with a short
-//! `lock_timeout`: a change of the table waits for everybody who uses it, and everybody after it waits
-//! too, so it had rather give up and be tried again.
+//! All of it happens in transactions of their own, before any batch: an advisory lock first, then the table's
+//! own, always in this order, so that nobody waits for somebody who waits for him. A change of the table waits
+//! for everybody who uses it, and everybody after it waits too: so it is made only where another worker has not
+//! made it meanwhile, and gives up soon, to be tried again.
 
 use std::collections::BTreeMap;
 
-use corrente_config::pipeline::Hypertable;
-use corrente_crds::pipeline::ColumnType;
+use corrente_config::{pipeline::Hypertable, tables::TablesConfig};
+use corrente_crds::{
+    pipeline::ColumnType,
+    tables::{Layout as Shape, PartitionBy},
+};
 use tokio_postgres::{Client, Error, Transaction};
 
 use super::{
-    layout::{Layout, OWN, sql_type},
+    care::{partitions, timescale},
+    layout::{Layout, own, sql_type},
     session::describe,
 };
 use crate::{
@@ -30,13 +35,21 @@ pub struct Table {
     pub hypertable: Option<Hypertable>,
     /// Declared types, by metric.
     pub declared: BTreeMap<String, ColumnType>,
+    /// How it is laid out and looked after.
+    pub tables: TablesConfig,
 }
 
 impl Table {
     /// The name in SQL.
     #[must_use]
     pub fn quoted(&self) -> String {
-        format!("{}.{}", quote(&self.schema), quote(&self.name))
+        self.beside(&self.name)
+    }
+
+    /// A table of its schema, in SQL.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> String {
+        format!("{}.{}", quote(&self.schema), quote(name))
     }
 
     /// Makes what is missing of the table, and reads its layout.
@@ -46,39 +59,51 @@ impl Table {
     pub async fn ensure(&self, client: &mut Client) -> Result<Layout, String> {
         let failed =
             |error: Error| format!("failed to make the table {}: {}", self.quoted(), describe(&error));
-        let layout = Layout::read(client, &self.schema, &self.name)
+        let mut layout = Layout::read(client, &self.schema, &self.name)
             .await
             .map_err(failed)?;
         if layout.columns.is_empty() {
             self.create(client).await.map_err(failed)?;
+            layout = Layout::read(client, &self.schema, &self.name)
+                .await
+                .map_err(failed)?;
         }
-        let mut missing: Vec<(String, &str)> = OWN
-            .iter()
-            .map(|(name, kind)| ((*name).to_owned(), *kind))
-            .chain(
-                self.declared
-                    .iter()
-                    .map(|(name, kind)| (name.clone(), sql_type(*kind))),
-            )
-            .collect();
-        let layout = Layout::read(client, &self.schema, &self.name)
-            .await
-            .map_err(failed)?;
-        missing.retain(|(name, _)| layout.position(name).is_none() && check_name(name).is_ok());
+        layout.check_shape(self.tables.layout, &self.quoted())?;
+        let mut missing = self.columns();
+        missing.retain(|(name, _)| layout.position(name).is_none());
         let layout = if missing.is_empty() {
             layout
         } else {
             self.widen(client, &missing).await?
         };
-        layout.check_own(&self.quoted())?;
-        if let Some(hypertable) = &self.hypertable {
-            self.make_hypertable(client, hypertable).await?;
+        layout.check_own(self.tables.layout, &self.quoted())?;
+        if self.hypertable.is_some() {
+            timescale::make(client, self).await?;
         }
         Ok(layout)
     }
 
-    async fn lock(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
-        transaction.batch_execute("SET LOCAL lock_timeout = '3s'").await?;
+    /// The columns that the table is made with: the record's own, then what is declared.
+    fn columns(&self) -> Vec<(String, &'static str)> {
+        let declared = self.declared.iter().map(|(name, kind)| (name, sql_type(*kind)));
+        let labels = self.tables.labels.iter().map(|name| (name, "text"));
+        let more: BTreeMap<&String, &str> = match self.tables.layout {
+            Shape::Wide => declared.collect(),
+            Shape::Narrow => labels.collect(),
+        };
+        let shape = self.tables.layout;
+        let more = more
+            .into_iter()
+            .filter(|(name, _)| !is_own(name) && own(shape).iter().all(|(own, _)| own != name))
+            .filter(|(name, _)| check_name(name).is_ok())
+            .map(|(name, kind)| (name.clone(), kind));
+        let own = own(shape).iter().map(|(name, kind)| ((*name).to_owned(), *kind));
+        own.chain(more).collect()
+    }
+
+    /// Takes the lock of everybody who changes the table, and gives up waiting for any lock soon.
+    pub(super) async fn lock(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        transaction.batch_execute("SET LOCAL lock_timeout = '1s'").await?;
         transaction
             .execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
@@ -91,33 +116,31 @@ impl Table {
     async fn create(&self, client: &mut Client) -> Result<(), Error> {
         let transaction = client.transaction().await?;
         self.lock(&transaction).await?;
-        let schema = transaction
-            .query_one("SELECT to_regnamespace($1) IS NULL", &[&quote(&self.schema)])
-            .await?;
-        if schema.try_get(0)? {
-            transaction
-                .batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote(&self.schema)))
-                .await?;
-        }
-        let columns: Vec<String> = OWN
+        make_schema(&transaction, &self.schema).await?;
+        let columns: Vec<String> = self
+            .columns()
             .iter()
             .map(|(name, kind)| format!("{} {kind}", quote(name)))
-            .chain(
-                self.declared
-                    .iter()
-                    .filter(|(name, _)| !is_own(name) && check_name(name).is_ok())
-                    .map(|(name, kind)| format!("{} {}", quote(name), sql_type(*kind))),
-            )
             .collect();
-        let index = quote(&format!("{}_meter_ts", self.name));
-        transaction
-            .batch_execute(&format!(
-                "CREATE TABLE IF NOT EXISTS {table} ({columns}); \
-                 CREATE INDEX IF NOT EXISTS {index} ON {table} (meter, ts DESC);",
-                table = self.quoted(),
-                columns = columns.join(", ")
-            ))
-            .await?;
+        let table = self.quoted();
+        let (partitioned, keys) = match (self.tables.partition_by, self.tables.layout) {
+            (Some(_), Shape::Wide) => ("PARTITION BY RANGE (ts)", "meter, ts DESC"),
+            (Some(_), Shape::Narrow) => ("PARTITION BY RANGE (ts)", "meter, metric, ts DESC"),
+            (None, Shape::Wide) => ("", "meter, ts DESC"),
+            (None, Shape::Narrow) => ("", "meter, metric, ts DESC"),
+        };
+        let mut sql = format!(
+            "CREATE TABLE IF NOT EXISTS {table} ({}) {partitioned}; \
+             CREATE INDEX IF NOT EXISTS {} ON {table} ({keys});",
+            columns.join(", "),
+            quote(&format!("{}_meter_ts", self.name)),
+        );
+        // A hypertable has an index over time of its own.
+        if self.hypertable.is_none() && !self.tables.rollups.is_empty() {
+            let index = quote(&format!("{}_ts", self.name));
+            sql += &format!("CREATE INDEX IF NOT EXISTS {index} ON {table} USING brin (ts)");
+        }
+        transaction.batch_execute(&sql).await?;
         transaction.commit().await
     }
 
@@ -134,26 +157,29 @@ impl Table {
                 describe(&error)
             )
         };
-        let added: Vec<String> = columns
+        let transaction = client.transaction().await.map_err(failed)?;
+        self.lock(&transaction).await.map_err(failed)?;
+        let now = Layout::read(&transaction, &self.schema, &self.name)
+            .await
+            .map_err(failed)?;
+        let missing: Vec<&(String, &str)> = columns
+            .iter()
+            .filter(|(name, _)| now.position(name).is_none())
+            .collect();
+        if missing.is_empty() && !now.columns.is_empty() {
+            return Ok(now);
+        }
+        let added: Vec<String> = missing
             .iter()
             .map(|(name, kind)| format!("ADD COLUMN IF NOT EXISTS {} {kind}", quote(name)))
             .collect();
-        let transaction = client.transaction().await.map_err(failed)?;
-        self.lock(&transaction).await.map_err(failed)?;
         transaction
             .batch_execute(&format!("ALTER TABLE {} {}", self.quoted(), added.join(", ")))
             .await
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
-        tracing::info!(
-            table = self.quoted(),
-            columns = columns
-                .iter()
-                .map(|(name, _)| name.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-            "added columns"
-        );
+        let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
+        tracing::info!(table = self.quoted(), columns = names.join(", "), "added columns");
         Layout::read(client, &self.schema, &self.name)
             .await
             .map_err(failed)
@@ -165,7 +191,12 @@ impl Table {
         let mut missing = BTreeMap::new();
         while let Some(row) = rows.next() {
             for (name, value) in &row.record.fields {
-                if layout.position(name).is_none()
+                let column = match self.tables.layout {
+                    Shape::Wide => true,
+                    Shape::Narrow => self.tables.labels.contains(&**name),
+                };
+                if column
+                    && layout.position(name).is_none()
                     && !missing.contains_key(&**name)
                     && check_name(name).is_ok()
                 {
@@ -182,48 +213,35 @@ impl Table {
         missing.into_iter().take(room).collect()
     }
 
-    async fn make_hypertable(&self, client: &mut Client, hypertable: &Hypertable) -> Result<(), String> {
-        let failed = |error: Error| {
-            format!(
-                "failed to make {} a hypertable: {}",
-                self.quoted(),
-                describe(&error)
-            )
-        };
-        let installed = client
-            .query_opt("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'", &[])
+    /// Makes the partitions that rows at these instants (milliseconds since the epoch) need and the table does
+    /// not have, and gives what there is then.
+    ///
+    /// # Errors
+    /// A sentence, as for [`Table::ensure`].
+    pub async fn make_partitions(
+        &self,
+        client: &mut Client,
+        instants: &[i64],
+    ) -> Result<Option<partitions::Partitions>, String> {
+        let by = self.tables.partition_by.unwrap_or(PartitionBy::Month);
+        partitions::make(client, self, by, instants)
             .await
-            .map_err(failed)?;
-        if installed.is_none() {
-            return Err(format!(
-                "{} cannot be a hypertable: the database has no TimescaleDB. Run CREATE EXTENSION timescaledb in it, \
-                 or name a postgresql sink",
-                self.quoted()
-            ));
-        }
-        let done = client
-            .query_opt(
-                "SELECT 1 FROM timescaledb_information.hypertables WHERE hypertable_schema = $1 AND hypertable_name = $2",
-                &[&self.schema, &self.name],
-            )
-            .await
-            .map_err(failed)?;
-        if done.is_some() {
-            return Ok(());
-        }
-        let interval = hypertable
-            .chunk_interval_millis
-            .map(|millis| format!(", INTERVAL '{millis} milliseconds'"))
-            .unwrap_or_default();
-        let transaction = client.transaction().await.map_err(failed)?;
-        self.lock(&transaction).await.map_err(failed)?;
-        transaction
-            .query(
-                &format!("SELECT create_hypertable($1::text::regclass, by_range('ts'{interval}), if_not_exists => true)"),
-                &[&self.quoted()],
-            )
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)
+            .map_err(|error| {
+                let why = describe(&error);
+                format!("failed to make partitions of the table {}: {why}", self.quoted())
+            })
     }
+}
+
+/// Makes a schema where it is missing; a worker that finds it needs no right to make one.
+pub(super) async fn make_schema(transaction: &Transaction<'_>, schema: &str) -> Result<(), Error> {
+    let missing = transaction
+        .query_one("SELECT to_regnamespace($1) IS NULL", &[&quote(schema)])
+        .await?;
+    if missing.try_get(0)? {
+        transaction
+            .batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote(schema)))
+            .await?;
+    }
+    Ok(())
 }
