@@ -69,7 +69,7 @@ pub enum SinkConfig {
         /// Set where the table is to be a hypertable.
         hypertable: Option<Hypertable>,
         /// How it is laid out and looked after.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "TablesConfig::is_default")]
         tables: Box<TablesConfig>,
     },
     /// A SQLite file, for `corrente local`.

@@ -40,6 +40,14 @@ pub struct TablesConfig {
     pub views: Option<Views>,
 }
 
+impl TablesConfig {
+    /// Whether nothing is out of the ordinary.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A roll-up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
