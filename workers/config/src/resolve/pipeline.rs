@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use corrente_crds::{
-    MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec, output::Format, tables::PostgresTable,
+    MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec,
+    output::Format,
+    pipeline::Sink,
+    tables::{Layout, PostgresTable},
 };
 
-use super::{
-    columns::columns, derived, fields::Fields, once::once, tables::tables, transform::transforms,
-};
+use super::{columns::columns, derived, fields::Fields, once::once, tables::tables, transform::transforms};
 use crate::{
     PipelineConfig, Problem,
     conflict::brokers,
@@ -56,20 +57,20 @@ pub fn resolve_pipeline(
             .filter(|column| fields.known.contains_key(&column.name))
             .map(|column| (column.name.clone(), column.column_type)),
     );
-    if columns.len() > MAX_COLUMNS {
+    let wide = of_sink(&spec.sink).is_none_or(|table| table.layout == Layout::Wide);
+    if wide && columns.len() > MAX_COLUMNS {
         let message = format!(
             "the topics carry {} metrics and labels, and a table has at most {MAX_COLUMNS} columns for them: \
-             spread the topics over several TelemetryPipelines with a table each",
+             spread the topics over several TelemetryPipelines with a table each, or write layout: narrow",
             columns.len()
         );
         problems.push(Problem::new("spec.source.kafka.topics", message));
     }
-    let specs: Vec<&MeterPollerSpec> = behind.iter().map(|(_, _, poller)| poller).collect();
     let sink = match (&spec.sink.postgresql, &spec.sink.timescaledb) {
         (Some(plain), None) => {
             let tables = TablesConfig {
                 partition_by: plain.partition_by,
-                ..tables(&plain.table, &specs, "spec.sink.postgresql", &mut problems)
+                ..tables(&plain.table, &behind, "spec.sink.postgresql", &mut problems)
             };
             Some(postgres(&plain.table, None, tables))
         }
@@ -77,7 +78,7 @@ pub fn resolve_pipeline(
             let path = "spec.sink.timescaledb";
             let tables = TablesConfig {
                 compress_after: timescale.compress_after,
-                ..tables(&timescale.table, &specs, path, &mut problems)
+                ..tables(&timescale.table, &behind, path, &mut problems)
             };
             if let (Some(after), Some(kept)) = (tables.compress_after, tables.retention)
                 && after >= kept
@@ -132,6 +133,12 @@ pub fn resolve_pipeline(
         }),
         _ => Err(problems),
     }
+}
+
+/// The table of a sink in PostgreSQL.
+fn of_sink(sink: &Sink) -> Option<&PostgresTable> {
+    let plain = sink.postgresql.as_ref().map(|plain| &plain.table);
+    plain.or(sink.timescaledb.as_ref().map(|timescale| &timescale.table))
 }
 
 /// The topics that hold what a pipeline cannot read, each once.
