@@ -14,6 +14,7 @@ use crate::{
     Problem,
     alerts::{AlertsConfig, Side, ThresholdConfig},
     derived::{CounterConfig, DerivedConfig, PerMeter, SwapConfig, WindowsConfig},
+    tables::TablesConfig,
 };
 
 /// The longest name of a table, in bytes.
@@ -21,22 +22,24 @@ const NAME_BYTES: usize = 63;
 /// The longest gap whose energy counts, where nothing else is said: a day.
 const LONGEST_GAP_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
-/// What the worker is told of windows. `readings` is the table that they are derived from; `None` where the sink has no
-/// tables to derive from.
+/// What the worker is told of windows. `readings` is the table that they are derived from, and what is looked after beside
+/// it; `None` where the sink has no tables to derive from.
 pub(super) fn derived(
     derived: &Derived,
-    readings: Option<&str>,
+    readings: Option<(&str, &TablesConfig)>,
     fields: &Fields,
     pollers: &[&MeterPollerSpec],
     problems: &mut Vec<Problem>,
 ) -> Option<DerivedConfig> {
-    let Some(readings) = readings else {
+    let Some((readings, beside)) = readings else {
         let message = "windows are derived from a table of readings in PostgreSQL or TimescaleDB: remove derived here, and \
                        put it into the TelemetryPipeline that stores there";
         problems.push(Problem::new("spec.derived", message));
         return None;
     };
     let mut tables = BTreeSet::from([readings.to_owned()]);
+    tables.extend(["ledger", "meters"].map(|name| format!("{readings}_{name}")));
+    tables.extend(beside.rollups.iter().map(|rollup| rollup.table.clone()));
     let mut windows = vec![];
     for (at, window) in derived.windows.iter().enumerate() {
         let path = format!("spec.derived.windows[{at}]");
@@ -171,7 +174,7 @@ fn swap(
 /// What the worker is told of thresholds.
 pub(super) fn alerts(
     alerts: &Alerts,
-    readings: Option<&str>,
+    readings: Option<(&str, &TablesConfig)>,
     fields: &Fields,
     problems: &mut Vec<Problem>,
 ) -> Option<AlertsConfig> {

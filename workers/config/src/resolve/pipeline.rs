@@ -102,7 +102,7 @@ pub fn resolve_pipeline(
     };
     let once = once(namespace, name, spec, &columns, sink.as_ref(), &mut problems);
     let readings = match &sink {
-        Some(SinkConfig::Postgres { table, .. }) => Some(table.as_str()),
+        Some(SinkConfig::Postgres { table, tables, .. }) => Some((table.as_str(), &**tables)),
         _ => None,
     };
     let derived = spec

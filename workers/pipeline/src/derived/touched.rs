@@ -3,8 +3,6 @@
 //! A row touches the windows that it is in; and where counters are concerned, also those between the reading before it and
 //! the one after it, which are known only from the table. Rows that lie near each other make one stretch, so that a batch
 //! which holds a late drain beside what is live does not read back everything in between.
-//!
-//! A row that the database refuses later has touched nothing; to make its windows anew does no harm.
 
 use std::collections::{BTreeMap, HashMap};
 

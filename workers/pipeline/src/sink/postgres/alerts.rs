@@ -1,8 +1,7 @@
 //! Thresholds, looked at in the transaction that stores the values.
 //!
 //! Where each meter stands is read, the batch's values are looked at in the order of time, and what has begun or ended is
-//! written, all behind the meters' locks: the values of one meter are looked at by one transaction at a time. A row that the
-//! database refuses afterwards was looked at too: its value was measured all the same.
+//! written, all behind the meters' locks: the values of one meter are looked at by one transaction at a time.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -8,13 +8,14 @@
 //! 2. `read`: the readings next to each stretch, which say how far it reaches, then the rows of it: one statement each for
 //!    the whole batch, by the index over (meter, ts).
 //! 3. [`crate::derived`]: rows to windows.
-//! 4. `write`: the windows that are new or not what they were, with `revision` one higher.
+//! 4. `write`: the windows that are new or not what they were.
 //!
 //! Whatever is wrong takes the transaction with it, and the batch is tried again.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use corrente_config::{PipelineConfig, pipeline::SinkConfig};
+use corrente_crds::tables::Layout as Shape;
 use corrente_record::View;
 use metrics::{counter, histogram};
 use tokio_postgres::{Client, Error, Transaction};
@@ -43,6 +44,8 @@ pub struct Derived {
     plan: Plan,
     schema: String,
     readings: String,
+    /// Whether each metric of a record is a row of its own.
+    narrow: bool,
     touched: Touched,
     /// Whether what was written down since the last start has been looked at.
     seeded: bool,
@@ -58,7 +61,15 @@ impl Derived {
     /// What a pipeline derives; `None` where it derives nothing.
     #[must_use]
     pub fn new(config: &PipelineConfig) -> Option<Self> {
-        let (Some(derived), SinkConfig::Postgres { schema, table, .. }) = (&config.derived, &config.sink)
+        let (
+            Some(derived),
+            SinkConfig::Postgres {
+                schema,
+                table,
+                tables,
+                ..
+            },
+        ) = (&config.derived, &config.sink)
         else {
             return None;
         };
@@ -66,6 +77,7 @@ impl Derived {
             plan: Plan::new(derived),
             schema: schema.clone(),
             readings: table.clone(),
+            narrow: tables.layout == Shape::Narrow,
             touched: Touched::default(),
             seeded: false,
         })
@@ -113,7 +125,7 @@ impl Derived {
     pub async fn write(&mut self, transaction: &Transaction<'_>, layout: &Layout) -> Result<(), Error> {
         let began = Instant::now();
         let touched = self.touched.stretches(&self.plan);
-        let source = read::Source::new(&self.plan, &self.quoted(&self.readings), layout);
+        let source = read::Source::new(&self.plan, &self.quoted(&self.readings), self.narrow, layout);
         let stretches: Vec<(&str, Stretch)> = touched
             .into_iter()
             .flat_map(|(meter, stretches)| stretches.into_iter().map(move |stretch| (meter, stretch)))

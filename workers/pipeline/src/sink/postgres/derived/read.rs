@@ -24,6 +24,66 @@ pub struct Source {
     serials: Vec<String>,
     /// What a reading of each counter must have, its value, and how far to look for one, in milliseconds.
     counters: Vec<(String, String, i64)>,
+    /// What else rows must be, where each has one metric.
+    among: String,
+}
+
+/// How a field is written in SQL, of a row `t` of the table.
+enum Names<'a> {
+    /// Each field is a column.
+    Columns(&'a Layout),
+    /// Each metric is a row, of this table.
+    Rows(&'a str, &'a Layout),
+}
+
+impl Names<'_> {
+    fn kind<'l>(layout: &'l Layout, name: &str) -> Option<&'l PgType> {
+        let at = layout.position(name)?;
+        layout.columns.get(at).map(|(_, kind)| kind)
+    }
+
+    /// A metric's value as a double.
+    fn value(&self, name: &str) -> String {
+        let layout = match self {
+            Self::Columns(layout) => layout,
+            Self::Rows(..) => {
+                return format!(
+                    "CASE WHEN t.metric = {} THEN coalesce(t.value, t.exact::float8, t.bool_value::int::float8) END",
+                    literal(name)
+                );
+            }
+        };
+        match Self::kind(layout, name) {
+            Some(PgType::Float8) => format!("t.{}", quote(name)),
+            Some(PgType::Float4 | PgType::Int8 | PgType::Int4 | PgType::Int2 | PgType::Numeric(_)) => {
+                format!("t.{}::float8", quote(name))
+            }
+            Some(PgType::Boolean) => format!("t.{}::int::float8", quote(name)),
+            // It has no such column yet, or one that holds no numbers.
+            _ => "NULL::float8".to_owned(),
+        }
+    }
+
+    /// A serial number as a text.
+    fn serial(&self, name: &str) -> String {
+        match self {
+            Self::Columns(layout) | Self::Rows(_, layout) if Self::kind(layout, name).is_some() => {
+                format!("t.{}::text", quote(name))
+            }
+            Self::Columns(_) => "NULL::text".to_owned(),
+            // It is another row of the same record.
+            Self::Rows(table, _) => format!(
+                "(SELECT coalesce(s.text_value, s.exact::text, s.value::text) FROM {table} s \
+                 WHERE s.meter = t.meter AND s.metric = {} AND s.ts = t.ts ORDER BY 1 LIMIT 1)",
+                literal(name)
+            ),
+        }
+    }
+}
+
+/// A text in SQL.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// When the reading before a stretch was and the one after it, where there are any.
@@ -48,44 +108,41 @@ pub fn millis(time: SystemTime) -> i64 {
 }
 
 impl Source {
-    /// What there is of the plan's columns.
-    pub fn new(plan: &Plan, table: &str, layout: &Layout) -> Self {
-        let kind = |name: &str| {
-            layout
-                .position(name)
-                .and_then(|at| layout.columns.get(at))
-                .map(|(_, kind)| kind)
-        };
-        let value = |name: &str| match kind(name) {
-            Some(PgType::Float8) => quote(name),
-            Some(PgType::Float4 | PgType::Int8 | PgType::Int4 | PgType::Int2 | PgType::Numeric(_)) => {
-                format!("{}::float8", quote(name))
-            }
-            Some(PgType::Boolean) => format!("{}::int::float8", quote(name)),
-            // It has no such column yet, or one that holds no numbers.
-            _ => "NULL::float8".to_owned(),
-        };
-        let serial = |name: &String| match kind(name) {
-            Some(_) => format!("{}::text", quote(name)),
-            None => "NULL::text".to_owned(),
+    /// What there is of the plan's columns; in a narrow table, of its metrics.
+    pub fn new(plan: &Plan, table: &str, narrow: bool, layout: &Layout) -> Self {
+        let names = if narrow {
+            Names::Rows(table, layout)
+        } else {
+            Names::Columns(layout)
         };
         let counters = plan.counters().map(|(at, counter)| {
-            let value = plan
-                .metrics
-                .get(at)
-                .map_or_else(String::new, |metric| value(&metric.name));
-            let mut wanted = format!("{value} IS NOT NULL");
-            if let Some(name) = counter.serial.and_then(|serial| plan.serials.get(serial)) {
-                wanted.push_str(&format!(" AND {} IS NOT NULL", serial(name)));
+            let name = plan.metrics.get(at).map_or("", |metric| metric.name.as_str());
+            let mut wanted = format!("{} IS NOT NULL", names.value(name));
+            if narrow {
+                // What the planner sees at once: the index begins with it.
+                wanted = format!("t.metric = {} AND {wanted}", literal(name));
+            }
+            if let Some(serial) = counter.serial.and_then(|serial| plan.serials.get(serial)) {
+                wanted.push_str(&format!(" AND {} IS NOT NULL", names.serial(serial)));
             }
             let gap = i64::try_from(counter.config.longest_gap_millis).unwrap_or(i64::MAX / 4);
-            (wanted, value, gap.saturating_add(SLOT_SLACK))
+            (wanted, names.value(name), gap.saturating_add(SLOT_SLACK))
         });
+        let metrics: Vec<String> = plan.metrics.iter().map(|metric| literal(&metric.name)).collect();
         Self {
-            table: table.to_owned(),
+            table: format!("{table} t"),
             counters: counters.collect(),
-            values: plan.metrics.iter().map(|metric| value(&metric.name)).collect(),
-            serials: plan.serials.iter().map(serial).collect(),
+            values: plan
+                .metrics
+                .iter()
+                .map(|metric| names.value(&metric.name))
+                .collect(),
+            serials: plan.serials.iter().map(|serial| names.serial(serial)).collect(),
+            among: if narrow {
+                format!(" AND t.metric IN ({})", metrics.join(", "))
+            } else {
+                String::new()
+            },
         }
     }
 
@@ -104,10 +161,10 @@ impl Source {
         for (at, (wanted, _, gap)) in self.counters.iter().enumerate() {
             columns.push_str(&format!(", b{at}.ts, b{at}.slot, a{at}.ts, a{at}.slot"));
             joins.push_str(&format!(
-                " LEFT JOIN LATERAL (SELECT ts, slot FROM {table} WHERE meter = k.meter AND ts < k.lo \
-                 AND ts >= k.lo - interval '{gap} milliseconds' AND {wanted} ORDER BY ts DESC LIMIT 1) b{at} ON true \
-                 LEFT JOIN LATERAL (SELECT ts, slot FROM {table} WHERE meter = k.meter AND ts > k.hi \
-                 AND ts <= k.hi + interval '{gap} milliseconds' AND {wanted} ORDER BY ts LIMIT 1) a{at} ON true"
+                " LEFT JOIN LATERAL (SELECT t.ts, t.slot FROM {table} WHERE t.meter = k.meter AND t.ts < k.lo \
+                 AND t.ts >= k.lo - interval '{gap} milliseconds' AND {wanted} ORDER BY t.ts DESC LIMIT 1) b{at} ON true \
+                 LEFT JOIN LATERAL (SELECT t.ts, t.slot FROM {table} WHERE t.meter = k.meter AND t.ts > k.hi \
+                 AND t.ts <= k.hi + interval '{gap} milliseconds' AND {wanted} ORDER BY t.ts LIMIT 1) a{at} ON true"
             ));
         }
         let sql = format!("SELECT k.nr{columns} FROM {KEYS}{joins}");
@@ -136,8 +193,8 @@ impl Source {
         transaction: &Transaction<'_>,
         jobs: &[Job<'_>],
     ) -> Result<Vec<Vec<Sample>>, Error> {
-        let table = &self.table;
-        let columns: Vec<String> = ["ts".to_owned(), "slot".to_owned()]
+        let (table, among) = (&self.table, &self.among);
+        let columns: Vec<String> = ["t.ts".to_owned(), "t.slot".to_owned()]
             .into_iter()
             .chain(
                 self.values
@@ -153,14 +210,15 @@ impl Source {
             )
             .collect();
         let columns = columns.join(", ");
-        let mut rows =
-            format!("SELECT {columns} FROM {table} WHERE meter = k.meter AND ts > k.lo AND ts <= k.hi");
+        let mut rows = format!(
+            "SELECT {columns} FROM {table} WHERE t.meter = k.meter AND t.ts > k.lo AND t.ts <= k.hi{among}"
+        );
         for (wanted, value, gap) in &self.counters {
             rows.push_str(&format!(
-                " UNION ALL (SELECT {columns} FROM {table} WHERE meter = k.meter AND ts <= k.lo \
-                 AND ts > k.lo - interval '{gap} milliseconds' AND {wanted} ORDER BY ts DESC, {value} DESC LIMIT 1) \
-                 UNION ALL (SELECT {columns} FROM {table} WHERE meter = k.meter AND ts > k.hi \
-                 AND ts <= k.hi + interval '{gap} milliseconds' AND {wanted} ORDER BY ts, {value} LIMIT 1)"
+                " UNION ALL (SELECT {columns} FROM {table} WHERE t.meter = k.meter AND t.ts <= k.lo \
+                 AND t.ts > k.lo - interval '{gap} milliseconds' AND {wanted} ORDER BY t.ts DESC, {value} DESC LIMIT 1) \
+                 UNION ALL (SELECT {columns} FROM {table} WHERE t.meter = k.meter AND t.ts > k.hi \
+                 AND t.ts <= k.hi + interval '{gap} milliseconds' AND {wanted} ORDER BY t.ts, {value} LIMIT 1)"
             ));
         }
         let sql = format!("SELECT k.nr, r.* FROM {KEYS} CROSS JOIN LATERAL ({rows}) r");

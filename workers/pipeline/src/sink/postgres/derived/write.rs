@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use tokio_postgres::{Client, Error, Transaction};
+use tokio_postgres::{Client, Error, GenericClient, Transaction};
 
 use super::read::time;
 use crate::derived::{
@@ -10,10 +10,11 @@ use crate::derived::{
     window::Window,
 };
 
-/// A row per meter, metric and window.
+/// A row per meter, metric and window. A window is written again and again while it fills: with room in its page for the
+/// next version of a row, no index has to be told.
 fn definition(table: &str) -> String {
     format!(
-        "CREATE TABLE IF NOT EXISTS {table} (
+        "CREATE TABLE {table} (
             meter text NOT NULL,
             metric text NOT NULL,
             window_start timestamptz NOT NULL,
@@ -35,28 +36,35 @@ fn definition(table: &str) -> String {
             revision integer NOT NULL DEFAULT 1,
             updated_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (meter, metric, window_end)
-        )"
+        ) WITH (fillfactor = 70);
+        CREATE INDEX ON {table} (window_end)"
     )
 }
 
 /// Makes a table where it is missing. A worker that finds it needs no right to make any.
 pub async fn create(client: &mut Client, table: &str) -> Result<(), Error> {
-    let found = client
-        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
-        .await?;
-    if found.try_get(0)? {
+    if is_there(client, table).await? {
         return Ok(());
     }
     let transaction = client.transaction().await?;
-    // IF NOT EXISTS alone lets two workers collide.
     transaction
         .execute(
             "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
             &[&format!("corrente {table}")],
         )
         .await?;
-    transaction.batch_execute(&definition(table)).await?;
+    // Another worker may have been faster.
+    if !is_there(&transaction, table).await? {
+        transaction.batch_execute(&definition(table)).await?;
+    }
     transaction.commit().await
+}
+
+async fn is_there(client: &impl GenericClient, table: &str) -> Result<bool, Error> {
+    client
+        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&table])
+        .await?
+        .try_get(0)
 }
 
 /// What a window says, besides its key.
@@ -78,6 +86,9 @@ const SAYS: [&str; 14] = [
 ];
 
 /// Writes windows; gives how many were new or another than they were.
+///
+/// `revision` stays 1 while a window fills. It rises when a window changes of which the table has a later one already:
+/// that is what late data do.
 ///
 /// One that has more readings than are in the table by now stays: its readings were dropped by retention, and a late one
 /// would leave a window of that one alone.
@@ -102,7 +113,8 @@ pub async fn upsert(
          $7::float8[], $8::float8[], $9::float8[], $10::float8[], $11::int[], $12::int[], $13::float8[], $14::text[], \
          $15::int[], $16::int[], $17::int[], $18::int[]) \
          ON CONFLICT (meter, metric, window_end) \
-         DO UPDATE SET {set}, revision = w.revision + 1, updated_at = now() \
+         DO UPDATE SET {set}, updated_at = now(), revision = w.revision + (EXISTS (SELECT 1 FROM {quoted} later \
+         WHERE later.meter = w.meter AND later.metric = w.metric AND later.window_end > w.window_end))::int \
          WHERE excluded.readings >= w.readings AND ({}) IS DISTINCT FROM ({})",
         of("w"),
         of("excluded"),
