@@ -1,0 +1,1 @@
+"""The pipeline worker measured beside others; see ../README.md."""

@@ -1,0 +1,143 @@
+"""What is run, and what is taken down."""
+
+import time
+
+from poller.machine import Usage, memory_mib
+from poller.servers import Failed, Process
+
+from . import programs, records
+from .database import Console, copy_in, copy_out, psql
+
+# The part of the run at its beginning that does not count, of all records.
+WARM_UP = 0.05
+# So long a slow program is measured, at most.
+SECONDS = 40
+COLUMNS = ", ".join(["ts", "meter", "slot", "stream", "seq", "quality", "bad", "skipped", *records.METRICS])
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def follow(process: Process, stored, count: int, pause: float) -> dict:
+    """Records a second, from the first that count to the last, or to the end of the time."""
+    usage, began, first = Usage(process.pid), time.monotonic(), None
+    peak = 0.0
+    while True:
+        process.check()
+        at, now = stored(), time.monotonic()
+        peak = max(peak, memory_mib(process.pid)["peak_mib"])
+        if first is None and at >= WARM_UP * count:
+            first = (at, now)
+        elif first and (at >= count or now - first[1] > SECONDS):
+            break
+        if now - began > 5 * SECONDS:
+            raise Failed(f"{process.name} has stored {at} of {count} records; see {process.log}")
+        time.sleep(pause)
+    used = usage.end()
+    return {
+        "rate": (at - first[0]) / (now - first[1]),
+        "seconds": now - first[1],
+        "records": at - first[0],
+        "with_start": at / (now - began),
+        "cpu_us": used["cpu_s"] * 1e6 / at,
+        "peak_mib": peak,
+        "busy": used["machine_busy"],
+    }
+
+
+def worker(topic: str, count: int, table: str, hypertable: bool = False) -> dict:
+    """The worker from the first record of a topic to the last; the offsets, which it commits with the rows, say when."""
+    psql("CHECKPOINT")
+    with Console() as console, programs.Worker(table, topic, table, hypertable) as process:
+        sql = f"SELECT coalesce(sum(next_offset), 0) FROM corrente.offsets WHERE pipeline = 'bench/{table}'"
+        result = follow(process, lambda: int(console.ask(sql) or 0), count, 0.02)
+    found = psql(f"SELECT count(*), count(DISTINCT (stream, seq)) FROM {table}").split("|")
+    letters = int(psql(f"SELECT count(*) FROM corrente.dead_letters WHERE pipeline = 'bench/{table}'"))
+    if len(set(found)) != 1 or int(found[0]) + letters != count:
+        raise Failed(f"{table} has {found} rows and {letters} dead letters of {count} records")
+    return {**result, "dead_letters": letters}
+
+
+def copied(like: str, rows: str, hypertable: bool, index: bool = True) -> dict:
+    """psql's `\\copy` of the same rows into a new table of the same definition."""
+    psql(f"CREATE TABLE copied (LIKE {like} {'INCLUDING ALL' if index else ''})")
+    if hypertable:
+        psql("SELECT create_hypertable('copied', by_range('ts'), create_default_indexes => false)")
+    psql("CHECKPOINT")
+    seconds = copy_in("copied", COLUMNS, rows)
+    count = int(psql("SELECT count(*) FROM copied"))
+    psql("DROP TABLE copied")
+    return {"rate": count / seconds, "seconds": seconds, "records": count}
+
+
+def peer(process: Process, table: str, count: int) -> dict:
+    """Another program; its rows are counted."""
+    with Console() as console, process:
+        return follow(process, lambda: int(console.ask(f"SELECT count(*) FROM {table}") or 0), count, 0.5)
+
+
+def tell(name: str, result: dict) -> dict:
+    extra = f", {result['cpu_us']:.2f} us of CPU each, {result['peak_mib']:.0f} MiB" if "cpu_us" in result else ""
+    say(f"  {name}: {result['rate']:,.0f} records/s over {result['seconds']:.1f} s{extra}")
+    return {"name": name, **result}
+
+
+def rounds(names: list, count: int, times: int) -> list:
+    """The worker and `\\copy`, in turn."""
+    say(f"filling the topics: {count:,} records")
+    clean = records.preload("clean", count)
+    bad = records.preload("bad", count, bad=True) if "bad" in names else ""
+    runs, rows = [], ""
+    for number in range(times):
+        say(f"round {number + 1} of {times}")
+
+        def run(name: str, topic: str, hypertable: bool = False, like: str = "", keep: bool = False) -> None:
+            table = f"{name}_{number}"
+            if like:
+                psql(f"CREATE TABLE {table} (LIKE {like} INCLUDING ALL, CHECK (seq % {records.BAD} <> {records.BAD // 2}))")
+            runs.append(tell(name, worker(topic, count, table, hypertable)))
+            if not keep:
+                psql(f"DROP TABLE {table}")
+
+        run("plain", clean, keep=True)
+        plain = f"plain_{number}"
+        rows = rows or copy_out(plain, COLUMNS)
+        psql(f"TRUNCATE {plain}")
+        runs.append(tell("copy_plain", copied(plain, rows, False)))
+        if number == 0:
+            runs.append(tell("copy_bare", copied(plain, rows, False, index=False)))
+        if "hyper" in names:
+            run("hyper", clean, hypertable=True, keep=True)
+            psql(f"TRUNCATE hyper_{number}")
+            runs.append(tell("copy_hyper", copied(f"hyper_{number}", rows, True)))
+            psql(f"DROP TABLE hyper_{number}")
+        if "bad" in names:
+            run("told", bad)
+            run("refused", clean, like=plain)
+        if number + 1 < times:
+            psql(f"DROP TABLE {plain}")
+        else:
+            psql(f"ALTER TABLE {plain} RENAME TO shape")
+    return runs
+
+
+def peers(count: int, telegraf: bool) -> list:
+    """Debezium's JDBC sink, and the worker on the same topic; Telegraf on a topic of flat records."""
+    say(f"filling a topic: {count:,} records with their schema, as Debezium's sink needs them")
+    enveloped, runs = records.preload("enveloped", count, enveloped=True), []
+    for tasks, batch in ((2, 3000), (4, 5000)):
+        psql("CREATE TABLE debezium (LIKE shape INCLUDING ALL)")
+        name = f"debezium, {tasks} tasks, batch {batch}"
+        runs.append(tell(name, peer(programs.Connect(enveloped, "debezium", tasks, batch), "debezium", count)))
+        psql("DROP TABLE debezium")
+    runs.append(tell("plain_enveloped", worker(enveloped, count, "plain_enveloped")))
+    psql("DROP TABLE plain_enveloped")
+    if telegraf:
+        flat = records.preload("flat", count)
+        try:
+            runs.append(tell("telegraf", peer(programs.Telegraf(flat, "telegraf"), "telegraf", count)))
+        except Failed as reason:
+            say(f"  telegraf: {reason}")
+            runs.append({"name": "telegraf", "failed": str(reason).splitlines()[0]})
+    return runs
