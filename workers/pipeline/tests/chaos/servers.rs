@@ -239,6 +239,11 @@ impl Database {
         command
     }
 
+    /// A path in the database's own tree, as this process sees it.
+    pub fn outside(&self, path: &str) -> PathBuf {
+        self.rootfs.join(path.trim_start_matches('/'))
+    }
+
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
     }

@@ -17,7 +17,7 @@ pub struct Database {
     pub client: Client,
     pub schema: String,
     pub pipeline: String,
-    folder: TempDir,
+    pub folder: TempDir,
 }
 
 pub fn url() -> String {

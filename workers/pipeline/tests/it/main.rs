@@ -10,12 +10,17 @@ mod alerts;
 mod chaos;
 mod database;
 mod derived;
+mod faults;
 mod guide;
 mod kafka;
 mod mock;
 mod postgres;
 mod refused;
 mod remade;
+// The servers that a test may kill, which the tests of chaos have too.
+#[allow(dead_code)]
+#[path = "../chaos/servers.rs"]
+mod servers;
 mod sqlite;
 mod support;
 mod tables;

@@ -23,21 +23,23 @@ use corrente_config::{PipelineConfig, pipeline::SinkConfig};
 use corrente_crds::tables::{Layout as Shape, PartitionBy};
 use corrente_record::Timestamp;
 use tokio::sync::Notify;
-use tokio_postgres::{Client, Error};
+use tokio_postgres::Client;
 
 use self::{
     beside::Beside,
     care::partitions::{self, Partitions, Places},
     copy::{Copied, Streamed, Target},
+    fault::failed,
     layout::Layout,
     ledger::Fence,
     narrow::Narrow,
     rows::Plan,
-    session::{Statements, describe},
+    session::Statements,
     table::Table,
 };
 use crate::{
     batch::{Batch, DeadLetter, Place},
+    fault::{Fault, FaultKind},
     sink::{Claimed, Sink, SinkError, Stored},
     transform::Chain,
 };
@@ -49,6 +51,7 @@ mod copy;
 mod derivation;
 mod derived;
 mod encode;
+mod fault;
 mod layout;
 mod ledger;
 mod narrow;
@@ -58,6 +61,7 @@ mod rows;
 mod search;
 mod session;
 mod table;
+mod takeover;
 
 /// The longest that a job may go on without a sign of progress; the connection is given up then.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -166,9 +170,7 @@ impl PostgresSink {
         }
         let shared = &self.shared;
         let application = format!("corrente-pipeline {}", shared.pipeline);
-        let mut client = session::connect(&shared.url_file, &application)
-            .await
-            .map_err(SinkError::Retry)?;
+        let mut client = session::connect(&shared.url_file, &application).await?;
         ledger::create(&mut client)
             .await
             .map_err(failed("make the tables of the schema corrente"))?;
@@ -261,6 +263,9 @@ impl PostgresSink {
         let failed = failed("store a batch");
         let (table, statements) = (&shared.table, &mut session.statements);
         let transaction = session.client.transaction().await.map_err(&failed)?;
+        takeover::mark(&transaction, statements, &shared.pipeline, &batch.place)
+            .await
+            .map_err(&failed)?;
         let fence = ledger::fence(&transaction, statements, &shared.pipeline, batch).await;
         match fence.map_err(&failed)? {
             Fence::Open => {}
@@ -425,11 +430,6 @@ fn tell(batch: &Batch, dead: &[DeadLetter<'_>]) {
     }
 }
 
-/// Makes an error of the database one that is tried again.
-fn failed(what: &str) -> impl Fn(Error) -> SinkError {
-    move |error| SinkError::Retry(format!("failed to {what}: {}", describe(&error)))
-}
-
 /// Bounds a job by `limit`, so that a server that stands still is left. Each sign on `answered` gives it as
 /// long again: a batch of which the database refuses many rows is long, but it comes to its end.
 async fn bounded<T>(
@@ -445,10 +445,13 @@ async fn bounded<T>(
             outcome = &mut job => return outcome,
             () = answered.notified() => {}
             () = tokio::time::sleep(limit) => {
-                return Err(SinkError::Retry(format!(
-                    "the database has not answered for {} s",
-                    limit.as_secs()
-                )));
+                return Err(SinkError::Fault(Fault {
+                    kind: FaultKind::Unreachable,
+                    reason: format!(
+                        "the database has not answered for {} s. The connection is given up, and the batch is tried again",
+                        limit.as_secs()
+                    ),
+                }));
             }
         }
     }
@@ -464,7 +467,7 @@ impl Sink for PostgresSink {
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
         bounded(ANSWER, &Notify::new(), async {
             let mut session = self.session().await?;
-            let claimed = ledger::claim(&mut session.client, &self.shared.pipeline, place).await;
+            let claimed = takeover::claim(&mut session.client, &self.shared.pipeline, place).await;
             let claimed = claimed.map_err(failed("claim a partition"))?;
             self.session = Some(session);
             Ok(claimed)
@@ -504,6 +507,6 @@ mod tests {
         });
         assert!(long.await.is_ok());
         let hung: Result<(), _> = bounded(limit, &answered, std::future::pending()).await;
-        assert!(matches!(hung, Err(SinkError::Retry(why)) if why.contains("has not answered")));
+        assert!(matches!(hung, Err(SinkError::Fault(fault)) if fault.reason.contains("has not answered")));
     }
 }

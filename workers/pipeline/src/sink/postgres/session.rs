@@ -8,6 +8,9 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use tokio_postgres::{Client, Config, Error, GenericClient, NoTls, Statement, config::SslMode};
 
+use super::fault::failed;
+use crate::sink::SinkError;
+
 /// The longest a connect may take, per address.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -19,7 +22,7 @@ const SETTINGS: &str = "
     SET default_transaction_isolation = 'read committed';
     SET synchronous_commit = off;
     SET lock_timeout = '5s';
-    SET idle_in_transaction_session_timeout = '30s';
+    SET idle_in_transaction_session_timeout = '15s';
     SET tcp_keepalives_idle = 5;
     SET tcp_keepalives_interval = 2;
     SET tcp_keepalives_count = 3;
@@ -30,21 +33,22 @@ const SETTINGS: &str = "
 ///
 /// # Errors
 /// A sentence without the URL, which holds a password.
-pub async fn connect(url_file: &Path, application: &str) -> Result<Client, String> {
+pub async fn connect(url_file: &Path, application: &str) -> Result<Client, SinkError> {
     let file = url_file.display();
+    let retry = |reason: String| SinkError::Retry(reason);
     let url = tokio::fs::read_to_string(url_file)
         .await
-        .map_err(|error| format!("failed to read the database's URL from {file}: {error}"))?;
+        .map_err(|error| retry(format!("failed to read the database's URL from {file}: {error}")))?;
     let mut config: Config = url.trim().parse().map_err(|_| {
-        format!(
+        retry(format!(
             "the database's URL in {file} cannot be read: write postgres://user:password@host:5432/database, \
              with %-escapes for special characters of the password"
-        )
+        ))
     })?;
     if config.get_ssl_mode() == SslMode::Require {
-        return Err(format!(
+        return Err(retry(format!(
             "the database's URL in {file} requires TLS, which the worker does not speak yet"
-        ));
+        )));
     }
     // The server keeps 63 bytes of it.
     config
@@ -57,7 +61,7 @@ pub async fn connect(url_file: &Path, application: &str) -> Result<Client, Strin
     let (client, connection) = config
         .connect(NoTls)
         .await
-        .map_err(|error| format!("failed to connect to the database: {}", describe(&error)))?;
+        .map_err(failed("connect to the database"))?;
     // Ends by itself when the client is dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -67,7 +71,7 @@ pub async fn connect(url_file: &Path, application: &str) -> Result<Client, Strin
     client
         .batch_execute(SETTINGS)
         .await
-        .map_err(|error| format!("failed to set up the connection: {}", describe(&error)))?;
+        .map_err(failed("set up the connection"))?;
     Ok(client)
 }
 
