@@ -75,7 +75,11 @@ def broker() -> Process:
     data = WORK / "kafka"
     shutil.rmtree(data, ignore_errors=True)
     properties = WORK / "kafka.properties"
-    properties.write_text((BENCH / "kafka.properties").read_text().replace("@DATA@", str(data)))
+    port = int(configs.BROKER.rsplit(":", 1)[1])
+    text = (BENCH / "kafka.properties").read_text()
+    for name, value in (("@DATA@", data), ("@PORT@", port), ("@CONTROLLER@", port + 1)):
+        text = text.replace(name, str(value))
+    properties.write_text(text)
     logging = BENCH.parent / "e2e/stack/kafka/log4j2.properties"
     java = ["java", f"-Dlog4j2.configurationFile={logging}", "-cp", f"{CACHE}/kafka/*"]
     subprocess.run(
@@ -84,7 +88,7 @@ def broker() -> Process:
         capture_output=True,
     )
     process = Process("kafka", *java, "-Xmx512m", "kafka.Kafka", properties)
-    wait_for_port(process, int(configs.BROKER.rsplit(":", 1)[1]))
+    wait_for_port(process, port)
     return process
 
 
