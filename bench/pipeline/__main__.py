@@ -42,7 +42,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     servers.WORK.mkdir(parents=True, exist_ok=True)
     results = {"ran": ran(), "runs": []}
-    with servers.broker(), database.server():
+    with servers.broker() as kafka, database.server() as postgres:
+        shapes.servers.update(kafka=kafka.pid, postgres=postgres.pid)
         results["runs"] += shapes.rounds(asked, RECORDS, ROUNDS)
         report.save(results)
         if "peers" in asked:

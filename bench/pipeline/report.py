@@ -65,16 +65,16 @@ def lines(results: dict) -> list:
         f"{ran['records']:,} records of {ran['bytes']} bytes with 8 metrics in 6 partitions; the peers' topics have "
         f"{ran['peer_records']:,}. The median, and in brackets the least and the most, of {ran['rounds']} rounds.",
         "",
-        "| | records/s | us of CPU per record | highest RSS, MiB |",
-        "| --- | --- | --- | --- |",
+        "| | records/s | us of its CPU per record | of the database's | of the broker's | highest RSS, MiB |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, runs in groups.items():
         shown = NAMES.get(name, name.replace("debezium", "Kafka Connect 4.1.1, Debezium JDBC sink 3.3.1"))
         if "failed" in runs[0]:
-            out.append(f"| {shown} | failed: {runs[0]['failed']} | | |")
+            out.append(f"| {shown} | failed: {runs[0]['failed']} | | | | |")
             continue
         column = lambda key, digits, runs=runs: spread([run[key] for run in runs], digits) if key in runs[0] else ""  # noqa: E731
-        out.append(f"| {shown} | {column('rate', 0)} | {column('cpu_us', 2)} | {column('peak_mib', 0)} |")
+        out.append(f"| {shown} | {column('rate', 0)} | {column('cpu_us', 2)} | {column('postgres_us', 2)} | {column('kafka_us', 2)} | {column('peak_mib', 0)} |")
     rates = {name: median(run["rate"] for run in runs) for name, runs in groups.items() if "rate" in runs[0]}
     debezium = [rate for name, rate in rates.items() if name.startswith("debezium")]
     if debezium:

@@ -1,8 +1,9 @@
 """What is run, and what is taken down."""
 
 import time
+from pathlib import Path
 
-from poller.machine import Usage, memory_mib
+from poller.machine import TICKS, Usage, cpu_seconds, memory_mib
 from poller.servers import Failed, Process
 
 from . import programs, records
@@ -19,9 +20,29 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
+# The broker's and the database's processes; set before anything is measured.
+servers: dict = {}
+
+
+def database_cpu_seconds(postmaster: int) -> float:
+    """User and system time of PostgreSQL: of the sessions that have ended, and of those that live."""
+    fields = Path(f"/proc/{postmaster}/stat").read_text().rsplit(") ", 1)[1].split()
+    seconds = sum(int(field) for field in fields[11:15]) / TICKS
+    for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
+        try:
+            seconds += cpu_seconds(int(child))
+        except FileNotFoundError:  # it ended just now
+            pass
+    return seconds
+
+
+def servers_cpu() -> tuple:
+    return cpu_seconds(servers["kafka"]), database_cpu_seconds(servers["postgres"])
+
+
 def follow(process: Process, stored, count: int, pause: float) -> dict:
     """Records a second, from the first that count to the last, or to the end of the time."""
-    usage, began, first = Usage(process.pid), time.monotonic(), None
+    usage, began, first, others = Usage(process.pid), time.monotonic(), None, servers_cpu()
     peak = 0.0
     while True:
         process.check()
@@ -34,13 +55,15 @@ def follow(process: Process, stored, count: int, pause: float) -> dict:
         if now - began > 5 * SECONDS:
             raise Failed(f"{process.name} has stored {at} of {count} records; see {process.log}")
         time.sleep(pause)
-    used = usage.end()
+    used, (kafka, postgres) = usage.end(), servers_cpu()
     return {
         "rate": (at - first[0]) / (now - first[1]),
         "seconds": now - first[1],
         "records": at - first[0],
         "with_start": at / (now - began),
         "cpu_us": used["cpu_s"] * 1e6 / at,
+        "kafka_us": (kafka - others[0]) * 1e6 / at,
+        "postgres_us": (postgres - others[1]) * 1e6 / at,
         "peak_mib": peak,
         "busy": used["machine_busy"],
     }
@@ -65,10 +88,12 @@ def copied(like: str, rows: str, hypertable: bool, index: bool = True) -> dict:
     if hypertable:
         psql("SELECT create_hypertable('copied', by_range('ts'), create_default_indexes => false)")
     psql("CHECKPOINT")
+    before = servers_cpu()[1]
     seconds = copy_in("copied", COLUMNS, rows)
+    used = servers_cpu()[1] - before
     count = int(psql("SELECT count(*) FROM copied"))
     psql("DROP TABLE copied")
-    return {"rate": count / seconds, "seconds": seconds, "records": count}
+    return {"rate": count / seconds, "seconds": seconds, "records": count, "postgres_us": used * 1e6 / count}
 
 
 def peer(process: Process, table: str, count: int) -> dict:
@@ -78,7 +103,12 @@ def peer(process: Process, table: str, count: int) -> dict:
 
 
 def tell(name: str, result: dict) -> dict:
-    extra = f", {result['cpu_us']:.2f} us of CPU each, {result['peak_mib']:.0f} MiB" if "cpu_us" in result else ""
+    extra = (
+        f", us of CPU each: {result['cpu_us']:.2f}, database {result['postgres_us']:.2f}, broker {result['kafka_us']:.2f}; "
+        f"{result['peak_mib']:.0f} MiB, machine {result['busy']:.0%} busy"
+        if "cpu_us" in result
+        else f", {result['postgres_us']:.2f} us of the database's CPU each"
+    )
     say(f"  {name}: {result['rate']:,.0f} records/s over {result['seconds']:.1f} s{extra}")
     return {"name": name, **result}
 
