@@ -216,11 +216,11 @@ impl Default for Batch {
 }
 
 fn default_max_rows() -> i32 {
-    10_000
+    50_000
 }
 
 fn default_max_bytes() -> i32 {
-    8 * 1024 * 1024
+    16 * 1024 * 1024
 }
 
 fn default_max_age() -> Duration {

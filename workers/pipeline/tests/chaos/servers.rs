@@ -270,11 +270,7 @@ impl Database {
 
     /// Starts it on what it had, and waits until it answers.
     pub async fn back(&mut self) {
-        let _ = fs::remove_file(
-            self.rootfs
-                .join(self.data.trim_start_matches('/'))
-                .join("postmaster.pid"),
-        );
+        let _ = fs::remove_file(self.outside(&self.data).join("postmaster.pid"));
         let mut postgres = self.command("postgres");
         postgres.args(["-D", &self.data]);
         for setting in [
@@ -303,6 +299,6 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         self.kill();
-        let _ = fs::remove_dir_all(self.rootfs.join(self.data.trim_start_matches('/')));
+        let _ = fs::remove_dir_all(self.outside(&self.data));
     }
 }

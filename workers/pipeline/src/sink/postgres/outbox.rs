@@ -54,7 +54,9 @@ impl Outbox {
             Some(client) => client,
             None => {
                 let application = format!("corrente-alerts {}", self.pipeline);
-                let mut client = session::connect(&self.url_file, &application).await?;
+                let mut client = session::connect(&self.url_file, &application)
+                    .await
+                    .map_err(|error| error.to_string())?;
                 alerts::create(&mut client).await.map_err(failed)?;
                 client
             }

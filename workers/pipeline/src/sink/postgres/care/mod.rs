@@ -156,8 +156,9 @@ impl Upkeep {
     /// A connection that holds the lock of the pipeline's upkeep; `None` where another has it.
     async fn connect(&mut self) -> Result<Option<Client>, String> {
         (self.viewed, self.in_line) = (None, false);
-        let mut client =
-            session::connect(&self.url_file, &format!("corrente-upkeep {}", self.pipeline)).await?;
+        let mut client = session::connect(&self.url_file, &format!("corrente-upkeep {}", self.pipeline))
+            .await
+            .map_err(|error| error.to_string())?;
         let failed = |error: Error| describe(&error);
         let lock = client
             .query_one(
