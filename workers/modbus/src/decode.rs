@@ -119,6 +119,12 @@ fn one(value: &CompiledValue, words: &[u16], at: usize, start: u16) -> Result<Va
         _ => {}
     }
     let raw = raw(value, own);
+    // Most values are whole numbers as they stand: nothing to compare, to scale or to add.
+    if value.is_plain()
+        && let Some(whole) = whole(value.value_type, raw)
+    {
+        return Ok(Value::Int(whole));
+    }
     if value
         .invalid
         .iter()
@@ -195,6 +201,17 @@ fn raw(value: &CompiledValue, words: &[u16]) -> u64 {
     match value.word_order {
         Order::Big => words.iter().fold(0, join),
         Order::Little => words.iter().rev().fold(0, join),
+    }
+}
+
+/// The whole number that registers hold, where it takes no more than signed 64 bits.
+fn whole(value_type: ValueType, raw: u64) -> Option<i64> {
+    match value_type {
+        ValueType::U16 | ValueType::U32 => i64::try_from(raw).ok(),
+        ValueType::I16 => Some(i64::from((raw as u16).cast_signed())),
+        ValueType::I32 => Some(i64::from((raw as u32).cast_signed())),
+        ValueType::I64 => Some(raw.cast_signed()),
+        _ => None,
     }
 }
 

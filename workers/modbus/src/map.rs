@@ -190,6 +190,11 @@ impl CompiledValue {
         }
     }
 
+    /// Whether the raw number is the value: none means "no value", and nothing is multiplied or added.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.scale.is_none() && self.offset.is_none() && self.scale_from.is_none() && self.invalid.is_empty()
+    }
+
     /// The range that must come from one request: the value and its scale factor.
     #[must_use]
     pub fn range(&self) -> NamedRange {

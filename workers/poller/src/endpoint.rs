@@ -27,7 +27,7 @@ use crate::{
     client::{Connector, ReadError},
     clock::Clock,
     line::{BUSY_PAUSE, Line},
-    meter::{Ahead, Meter, Poll, Run, Slot, Step, Terms, Verdict},
+    meter::{Ahead, Meter, Poll, Run, Scratch, Slot, Step, Terms, Verdict},
     observe::EndpointMetrics,
     setup::EndpointSetup,
     spool::shared::SharedSpool,
@@ -74,6 +74,8 @@ struct Entry {
     held: bool,
     /// Answers that came ahead of the poll.
     ahead: VecDeque<Ahead>,
+    /// Whether they are all of the poll's, so that it need not wait for the line.
+    complete: bool,
     /// Whether it was asked ahead in this slot and did not answer: it is not again.
     asked_ahead: bool,
 }
@@ -100,6 +102,7 @@ pub async fn run<C: Connector>(number: usize, setup: EndpointSetup<C>, around: S
             suspended: None,
             held: false,
             ahead: VecDeque::new(),
+            complete: false,
             asked_ahead: false,
         })
         .collect();
@@ -121,9 +124,13 @@ pub async fn run<C: Connector>(number: usize, setup: EndpointSetup<C>, around: S
         metrics,
         shown: (now, Duration::ZERO),
         busy: None,
+        scratch: Scratch::default(),
+        unwritten: Vec::new(),
         around,
     };
     endpoint.run().await;
+    // What the last burst gave.
+    endpoint.write().await;
 }
 
 impl Entry {
@@ -156,7 +163,17 @@ struct Endpoint<C: Connector> {
     shown: (Instant, Duration),
     /// The part of the time that the line is busy.
     busy: Option<f64>,
+    scratch: Scratch,
+    /// Readings of one burst, which are written before anything else is waited for.
+    unwritten: Vec<Unwritten>,
     around: Surroundings,
+}
+
+/// A reading on its way into the spool.
+struct Unwritten {
+    id: MeterId,
+    reading: Reading,
+    reason: Option<String>,
 }
 
 /// What became of a poll.
@@ -188,14 +205,20 @@ impl<C: Connector> Endpoint<C> {
                 doubted: self.line.hold().may_be_doubted(),
                 expected: self.line.hold().expected(),
             };
-            match self.agenda.next(wall, now, view) {
+            let next = self.agenda.next(wall, now, view);
+            let goes_on =
+                matches!(next, Next::Poll(at, _) if self.entries.get(at).is_some_and(|e| e.complete));
+            if !goes_on {
+                self.write().await;
+            }
+            match next {
                 Next::Poll(at, manner) => {
                     if self.max_in_flight > 1 && manner == Manner::Usual {
                         self.read_ahead(at, wall).await;
                     }
                     self.poll(at, manner, wall, last.as_mut()).await;
                 }
-                Next::Report(at) => self.report(at).await,
+                Next::Report(at) => self.report(at),
                 Next::Wait(pause) => {
                     tokio::select! {
                         () = sleep(pause.min(LONGEST_SLEEP)) => {}
@@ -228,11 +251,11 @@ impl<C: Connector> Endpoint<C> {
                 let due = Timestamp(self.around.clock.now().0.saturating_add(millis(pause)));
                 self.agenda.schedule(at, due, entry.ends());
             }
-            Polled::Unlucky(poll) => self.keep(at, poll).await,
+            Polled::Unlucky(poll) => self.keep(at, poll),
             Polled::Done(poll, cost) => {
                 entry.held = false;
                 self.judge(at, manner, &poll, cost);
-                self.keep(at, poll).await;
+                self.keep(at, poll);
             }
         }
     }
@@ -266,9 +289,9 @@ impl<C: Connector> Endpoint<C> {
                     probe: matches!(manner, Manner::Probe | Manner::Forced).then(|| self.agenda.attempts(at)),
                 };
                 entry.meter.set_cost(self.cost);
-                entry
-                    .meter
-                    .begin(entry.slot, terms, std::mem::take(&mut entry.ahead))
+                entry.complete = false;
+                let ahead = std::mem::take(&mut entry.ahead);
+                entry.meter.begin(entry.slot, terms, ahead, &mut self.scratch)
             }
         };
         let poll = match entry.meter.go(run, &mut self.line, &self.around.clock).await {
@@ -330,24 +353,20 @@ impl<C: Connector> Endpoint<C> {
     }
 
     /// Writes a record that says that a meter was not asked.
-    async fn report(&mut self, at: usize) {
+    fn report(&mut self, at: usize) {
         let reason = self.agenda.reason(at);
         let Some(entry) = self.entries.get_mut(at) else {
             return;
         };
         entry.suspended = None;
         entry.ahead.clear();
-        let poll = Poll {
-            reading: entry.meter.not_read(entry.slot, &reason, self.around.clock.now()),
-            verdict: Verdict::NotAsked,
-            reason: Some(reason.to_string()),
-            quarantine_changed: false,
-        };
-        self.keep(at, poll).await;
+        entry.complete = false;
+        let reading = entry.meter.not_read(entry.slot, &reason, self.around.clock.now());
+        self.keep(at, Poll::not_made(reading, &reason));
     }
 
-    /// Keeps a reading, and goes on to the meter's next slot.
-    async fn keep(&mut self, at: usize, poll: Poll) {
+    /// Keeps a reading, which is written soon, and goes on to the meter's next slot.
+    fn keep(&mut self, at: usize, mut poll: Poll) {
         let Some(entry) = self.entries.get_mut(at) else {
             return;
         };
@@ -371,7 +390,41 @@ impl<C: Connector> Endpoint<C> {
             self.metrics
                 .quarantined(meters.map(|entry| entry.meter.learned().left_out_count()).sum());
         }
-        keep(&self.around, id, &poll.reading, poll.reason).await;
+        self.unwritten.push(Unwritten {
+            id,
+            reason: poll.reason.take(),
+            reading: poll.into_reading(&mut self.scratch),
+        });
+    }
+
+    /// Writes into the spool what was read since the last time.
+    async fn write(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let (state, mut has_failed) = (&self.around.state, false);
+        let readings = self.unwritten.iter().map(|unwritten| &unwritten.reading);
+        self.around.spool.append_all(readings, &mut |reading, error| {
+            tracing::error!(
+                meter = %reading.meter, %error,
+                "failed to write a reading to the spool; it is lost"
+            );
+            state.written(Err(&error));
+            has_failed = true;
+        });
+        if has_failed {
+            // A disk that fails is not hammered, and the end is not held up by it.
+            let _ = timeout(Duration::from_millis(100), self.around.shutdown.cancelled()).await;
+        } else {
+            self.around.state.written(Ok(()));
+        }
+        for Unwritten { id, reading, reason } in self.unwritten.drain(..) {
+            if reading.quality != Quality::Good {
+                tracing::debug!(meter = %reading.meter, quality = reading.quality.as_str(), reason, "not all was read");
+            }
+            self.around.state.polled(id, &reading, reason);
+            self.scratch.take_back(reading);
+        }
     }
 
     /// Sends the questions of `first`, and of all other due meters whose units answer, several at a time. Each poll
@@ -440,6 +493,12 @@ impl<C: Connector> Endpoint<C> {
                 entry.ahead.push_back(Ahead { block, result, at });
             }
         }
+        for asked in whose.chunk_by(|one, next| one == next) {
+            if let Some(entry) = asked.first().and_then(|&at| self.entries.get_mut(at)) {
+                let is_read = entry.ahead.iter().all(|ahead| ahead.result.is_ok());
+                entry.complete = entry.ahead.len() == asked.len() && is_read;
+            }
+        }
     }
 
     /// Shows what was measured, from time to time.
@@ -493,24 +552,4 @@ fn left_out(meter: &Meter, wall: Timestamp) -> Vec<LeftOutState> {
             })
         })
         .collect()
-}
-
-/// Puts a reading into the spool.
-async fn keep(around: &Surroundings, id: MeterId, reading: &Reading, reason: Option<String>) {
-    match around.spool.append(reading) {
-        Ok(_) => around.state.written(Ok(())),
-        Err(error) => {
-            tracing::error!(
-                meter = %reading.meter, %error,
-                "failed to write a reading to the spool; it is lost"
-            );
-            around.state.written(Err(&error));
-            // A disk that fails is not hammered, and the end is not held up by it.
-            let _ = timeout(Duration::from_millis(100), around.shutdown.cancelled()).await;
-        }
-    }
-    if reading.quality != Quality::Good {
-        tracing::debug!(meter = %reading.meter, quality = reading.quality.as_str(), reason, "not all was read");
-    }
-    around.state.polled(id, reading, reason);
 }

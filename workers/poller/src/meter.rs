@@ -22,7 +22,7 @@ use corrente_modbus::{
     CompiledMap, CostModel, ReadRequest,
     sunspec::{Step as WalkStep, Walk},
 };
-use corrente_record::{Reading, Timestamp};
+use corrente_record::{Reading, Timestamp, Value};
 use tokio::time::{Instant, sleep};
 
 use self::results::Results;
@@ -32,6 +32,9 @@ use crate::{
     learned::{Allowance, Asking, Cause, Learned},
     line::{BUSY_PAUSE, BUSY_RETRIES, Line, LineError, LineObserver},
 };
+
+/// How many readings' places are kept for the next ones: more than a line's meters are seldom read at once.
+const SPARE: usize = 32;
 
 /// What a poll said about the unit, for its back-off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,28 @@ pub struct Poll {
     pub reason: Option<String>,
     /// Whether something came into quarantine, or left it.
     pub quarantine_changed: bool,
+    /// What it was made in.
+    results: Results,
+}
+
+impl Poll {
+    /// A poll that was not made.
+    #[must_use]
+    pub fn not_made(reading: Reading, reason: &str) -> Self {
+        Self {
+            reading,
+            verdict: Verdict::NotAsked,
+            reason: Some(reason.to_owned()),
+            quarantine_changed: false,
+            results: Results::default(),
+        }
+    }
+
+    /// Leaves the reading, and lets `scratch` have the rest.
+    pub fn into_reading(self, scratch: &mut Scratch) -> Reading {
+        scratch.results = self.results;
+        self.reading
+    }
 }
 
 /// The slot that a poll is for.
@@ -108,6 +133,22 @@ pub struct Meter {
     base: Base,
 }
 
+/// What polls worked with and need no more: the next ones work in the same places, whichever meter they are of.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    results: Results,
+    values: Vec<Vec<(Arc<str>, Value)>>,
+}
+
+impl Scratch {
+    /// Takes back what a reading was made in, once it is written.
+    pub fn take_back(&mut self, reading: Reading) {
+        if self.values.len() < SPARE {
+            self.values.push(reading.values);
+        }
+    }
+}
+
 /// Where the map's addresses count from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Base {
@@ -140,6 +181,7 @@ pub struct Run {
     terms: Terms,
     asking: Asking,
     results: Results,
+    values: Vec<(Arc<str>, Value)>,
     ahead: VecDeque<Ahead>,
     walk: Option<Walk>,
     base_checked: bool,
@@ -238,7 +280,7 @@ impl Meter {
             timeouts: true,
             probe: None,
         };
-        let mut run = self.begin(slot.into(), terms, VecDeque::new());
+        let mut run = self.begin(slot.into(), terms, VecDeque::new(), &mut Scratch::default());
         loop {
             match self.go(run, line, &Clock::system()).await {
                 Step::Done(poll) => return poll,
@@ -249,18 +291,19 @@ impl Meter {
     }
 
     /// Begins a poll. `ahead` are answers to [`Meter::questions`] that are there already.
-    pub fn begin(&mut self, slot: Slot, terms: Terms, ahead: VecDeque<Ahead>) -> Run {
+    pub fn begin(&mut self, slot: Slot, terms: Terms, ahead: VecDeque<Ahead>, scratch: &mut Scratch) -> Run {
         let allowance = Allowance {
             timeouts: terms.timeouts,
         };
         let left_out = self.learned.left_out_count();
-        let mut results = Results::default();
+        let mut results = std::mem::take(&mut scratch.results);
         results.reset(self.learned.map().values.len());
         Run {
             slot,
             terms,
             asking: self.learned.begin(allowance, Instant::now()),
             results,
+            values: scratch.values.pop().unwrap_or_default(),
             ahead,
             walk: None,
             base_checked: false,
@@ -524,7 +567,10 @@ impl Meter {
         self.learned
             .reasons(&mut |value, cause| run.results.explain(value, cause));
         let rest = ended.map_or_else(|| "not read".into(), |(_, cause)| cause);
-        let blank = self.blank(run.slot, ts);
+        let blank = Reading {
+            values: run.values,
+            ..self.blank(run.slot, ts)
+        };
         let reading = run.results.reading(self.learned.map(), &rest, blank);
         let all_missing = reading.values.is_empty();
         let reason = match reading.bad.first() {
@@ -540,6 +586,7 @@ impl Meter {
             verdict,
             reason,
             quarantine_changed: !quarantined.is_empty() || self.learned.left_out_count() != run.left_out,
+            results: run.results,
         }
     }
 

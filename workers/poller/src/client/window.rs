@@ -69,6 +69,11 @@ impl Window {
         }
     }
 
+    /// How many questions may be outstanding.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// Whether another question may be asked.
     pub fn has_room(&self) -> bool {
         self.outstanding.len() < self.width

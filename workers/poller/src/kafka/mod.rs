@@ -71,7 +71,7 @@ const LONG_SILENCE: Duration = Duration::from_secs(600);
 const LINGER: &str = "20";
 /// The size of a request's batch in bytes; a larger message goes alone. The broker refuses a batch that is too
 /// large as a whole, and the good records in it would be set aside along with what made it so.
-const BATCH: &str = "32768";
+const BATCH: &str = "65536";
 
 /// How soon after a message was sent it is heard what became of it; twice as long each time in vain.
 const HEAR: Duration = Duration::from_millis(5);

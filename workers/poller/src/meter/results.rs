@@ -1,5 +1,7 @@
 //! What a poll has read so far, value by value; and the reading it becomes.
 
+use std::sync::Arc;
+
 use corrente_modbus::{BadValue, CompiledMap, ReadRequest, decode};
 use corrente_record::{Quality, Reading, Value};
 
@@ -9,7 +11,7 @@ use crate::{client::Registers, learned::Cause};
 const REASON_LENGTH: usize = 120;
 
 /// What came of one value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Outcome {
     /// Nothing yet.
     None,
@@ -21,7 +23,7 @@ enum Outcome {
 }
 
 /// What came of all values, by their indices in the map.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Results(Vec<Outcome>);
 
 impl Results {
@@ -57,14 +59,23 @@ impl Results {
         }
     }
 
-    /// Fills a reading. `rest` is the reason of what has no result.
+    /// Fills a reading, whose values may be those of an earlier one: from poll to poll the names are the same ones,
+    /// and need not be counted anew. `rest` is the reason of what has no result.
     pub fn reading(&mut self, map: &CompiledMap, rest: &Cause, mut reading: Reading) -> Reading {
-        reading.values.reserve_exact(map.values.len());
+        let mut values = 0;
+        reading
+            .values
+            .reserve_exact(map.values.len().saturating_sub(reading.values.len()));
         for (value, result) in map.values.iter().zip(&mut self.0) {
             // The reason stands at every value, so that a record is bounded only if it is.
             let reason = match std::mem::replace(result, Outcome::None) {
                 Outcome::Value(number) => {
-                    reading.values.push((value.name.clone(), number));
+                    match reading.values.get_mut(values) {
+                        Some(place) if Arc::ptr_eq(&place.0, &value.name) => place.1 = number,
+                        Some(place) => *place = (value.name.clone(), number),
+                        None => reading.values.push((value.name.clone(), number)),
+                    }
+                    values += 1;
                     continue;
                 }
                 Outcome::Bad(bad) => bad.to_string(),
@@ -73,6 +84,7 @@ impl Results {
             };
             reading.bad.push((value.name.clone(), reason));
         }
+        reading.values.truncate(values);
         reading.quality = match (reading.values.is_empty(), reading.bad.is_empty()) {
             (_, true) => Quality::Good,
             (false, false) => Quality::Partial,

@@ -60,18 +60,21 @@ pub fn encode(frame: Frame<'_>, out: &mut Vec<u8>) -> Result<(), TooLong> {
         .filter(|_| body <= MAX_BODY)
         .ok_or(TooLong::Payload(frame.payload.len()))?
         .to_le_bytes();
-    let mut crc = crc32fast::Hasher::new();
-    let seq = frame.seq.to_le_bytes();
-    for part in [&length, &seq[..], &[key_length], frame.key, frame.payload] {
-        crc.update(part);
-    }
     out.reserve(HEADER + body);
     out.extend_from_slice(&length);
-    out.extend_from_slice(&crc.finalize().to_le_bytes());
-    out.extend_from_slice(&seq);
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&frame.seq.to_le_bytes());
     out.push(key_length);
     out.extend_from_slice(frame.key);
     out.extend_from_slice(frame.payload);
+    // The checksum is quick over a long piece, and slow over several short ones.
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&length);
+    if let Some((place, body)) = out.get_mut(at..).and_then(<[u8]>::split_first_chunk_mut::<4>) {
+        crc.update(body);
+        *place = crc.finalize().to_le_bytes();
+    }
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 //! broker. A record that is in it survives the death of the process.
 //!
 //! 1. [`Spool::open`] finds the segments, cuts a torn tail off the newest one, and goes on where it ended.
-//! 2. [`Spool::append`] gives a record its seq and writes it. When the bound is reached, the oldest segment
-//!    goes, and what it held is counted.
+//! 2. [`Spool::append`] gives a record its seq and writes it; [`Spool::append_all`] does so with several at once. When
+//!    the bound is reached, the oldest segment goes, and what it held is counted.
 //! 3. [`Spool::sync`] (or its three steps, without the lock held in the middle one) makes what was written
 //!    survive a power loss.
 //! 4. [`Spool::read`] gives records in order, **synced ones only**. A record that was published and then
@@ -16,6 +16,7 @@
 //! [`frame`]), `refused.jsonl` ([`refused`]) and `lock`. The newest segment is never deleted, and its name
 //! is the seq that comes first in it: a drained spool still knows which seq comes next.
 
+mod append;
 mod bound;
 pub mod cursor;
 pub mod frame;
@@ -29,17 +30,14 @@ mod sync;
 use std::{
     collections::VecDeque,
     fs::{self, File, TryLockError},
-    io::{self, ErrorKind, Write},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use corrente_record::Reading;
-
 pub use self::sync::{Removable, SyncJob, Synced};
 use self::{
     cursor::{Cursor, CursorFile},
-    frame::Frame,
     read::Position,
     segment::Segment,
     stream::{Partitions, Stream},
@@ -213,60 +211,6 @@ impl Spool {
         spool.cursor_file.sync().map_err(io_error("sync", &cursor_path))?;
         spool.finish_sync(spool.all_there_is()).remove();
         Ok(spool)
-    }
-
-    /// Writes a record and gives it its seq. It survives the death of the process from here on.
-    ///
-    /// # Errors
-    /// Where it cannot be written; the spool is then as it was, and the record is not in it.
-    pub fn append(&mut self, reading: &Reading) -> Result<u64, SpoolError> {
-        let seq = self.next;
-        self.json.clear();
-        reading.write_json(&self.stream.id, seq, &mut self.json);
-        self.bytes.clear();
-        let frame = Frame {
-            seq,
-            key: reading.meter.as_bytes(),
-            payload: self.json.as_bytes(),
-        };
-        frame::encode(frame, &mut self.bytes)?;
-        let length = self.bytes.len() as u64;
-        if self
-            .newest()
-            .is_some_and(|newest| newest.bytes > 0 && newest.bytes + length > self.limits.segment_bytes)
-        {
-            self.unless_full(Self::rotate)?;
-        }
-        self.make_room(length);
-        self.unless_full(Self::write_frame)?;
-        if let Some(newest) = self.segments.back_mut() {
-            newest.bytes += length;
-        }
-        self.next += 1;
-        self.appended += 1;
-        Ok(seq)
-    }
-
-    /// Does something that needs room on the disk; where there is none, the oldest records make it, for the newest
-    /// reading is worth more than the oldest.
-    fn unless_full(&mut self, act: fn(&mut Self) -> Result<(), SpoolError>) -> Result<(), SpoolError> {
-        loop {
-            match act(self) {
-                Err(SpoolError::Io { source, .. })
-                    if source.kind() == ErrorKind::StorageFull && self.make_room_on_disk() => {}
-                done => return done,
-            }
-        }
-    }
-
-    /// Writes the frame in `bytes`, whole or not at all.
-    fn write_frame(&mut self) -> Result<(), SpoolError> {
-        let before = self.newest().map_or(0, |newest| newest.bytes);
-        self.active.write_all(&self.bytes).map_err(|source| {
-            // Half a frame may be there. Where it cannot be cut off, the next open does.
-            let _ = self.active.set_len(before);
-            io_error("write", &self.newest_path())(source)
-        })
     }
 
     /// Records after `after`, in order: at most `max_records`, and no further one once `max_bytes` are

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use corrente_record::{Quality, Timestamp};
+use corrente_record::{Quality, Reading, Timestamp};
 use proptest::prelude::*;
 
 use super::*;

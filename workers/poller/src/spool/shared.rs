@@ -52,6 +52,16 @@ impl SharedSpool {
         Ok(seq)
     }
 
+    /// Writes records; see [`Spool::append_all`].
+    pub fn append_all<'r>(
+        &self,
+        readings: impl Iterator<Item = &'r Reading> + Clone,
+        failed: &mut dyn FnMut(&Reading, SpoolError),
+    ) {
+        self.lock().append_all(readings, failed);
+        self.written.notify_one();
+    }
+
     /// Says that every record up to `seq` is dealt with; see [`Spool::acknowledge`].
     pub fn acknowledge(&self, seq: u64) {
         let may_go = {

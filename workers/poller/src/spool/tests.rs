@@ -1,8 +1,8 @@
 //! The spool as a whole, on a disk.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Write as _};
 
-use corrente_record::{Quality, Record, Timestamp, Value};
+use corrente_record::{Quality, Reading, Record, Timestamp, Value};
 use tempfile::TempDir;
 
 use super::*;
@@ -591,4 +591,55 @@ fn a_damaged_identity_begins_a_new_stream_and_a_damaged_cursor_sends_again() {
         .collect();
     assert!(streams.iter().take(30).all(|stream| **stream == *id));
     assert_eq!(*streams[30], *spool.stream().id);
+}
+
+#[test]
+fn a_burst_is_written_as_its_records_would_be_one_by_one() {
+    let (dir, twin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut spool, mut one_by_one) = (open(&dir), open(&twin));
+    let readings: Vec<Reading> = (0..60).map(|n| reading("m", n)).collect();
+    let mut refused = Vec::new();
+    // Bursts that fit into a segment, that do not fit into the rest of it, and one longer than any.
+    for burst in [0..1, 1..4, 4..4, 4..9, 9..60] {
+        spool.append_all(readings[burst].iter(), &mut |reading, error| {
+            refused.push((reading.slot, error.to_string()));
+        });
+    }
+    for reading in &readings {
+        one_by_one.append(reading).unwrap();
+    }
+    assert_eq!(refused, []);
+    assert_eq!(spool.stats().appended, 60);
+    spool.sync().unwrap();
+    one_by_one.sync().unwrap();
+    let (all, expected) = (drain(&mut spool, 0), drain(&mut one_by_one, 0));
+    assert_eq!(seqs(&all), (1..=60).collect::<Vec<_>>());
+    for (record, expected) in all.iter().zip(&expected) {
+        let slot = |stored: &Stored| Record::parse(&stored.payload).unwrap().slot;
+        assert_eq!(slot(record), slot(expected));
+    }
+    drop(spool);
+    assert_eq!(
+        seqs(&drain(&mut open(&dir), 0)).len(),
+        60,
+        "and so it lies on the disk"
+    );
+}
+
+#[test]
+fn what_cannot_be_written_costs_a_burst_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(&dir);
+    let readings = [reading("a", 0), reading(&"x".repeat(300), 1), reading("b", 2)];
+    let mut refused = Vec::new();
+    spool.append_all(readings.iter(), &mut |reading, error| {
+        refused.push((reading.slot, error.to_string()));
+    });
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, Timestamp(1));
+    assert!(refused[0].1.contains("at most 255 bytes"), "{}", refused[0].1);
+    spool.sync().unwrap();
+    let stored = drain(&mut spool, 0);
+    assert_eq!(seqs(&stored), [1, 2]);
+    assert_eq!((&*stored[0].key, &*stored[1].key), (&b"a"[..], &b"b"[..]));
 }
