@@ -334,6 +334,54 @@ fn a_pipeline_is_told_how_to_look_after_its_tables() {
         BTreeMap::from([("m1", 10_000), ("m2", 900_000)])
     );
 
+    // Meters that are left out are not missed; what cannot be told apart from missing is refused.
+    let with = |more: Value| {
+        let mut spec = json!({
+            "source": {"kafka": {"bootstrapServers": ["other:9092", "KAFKA:9092"], "topics": ["site"]}},
+            "sink": {"timescaledb": {"connectionSecret": secret, "layout": "narrow", "completeness": {},
+                "rollups": [{"interval": "1h", "name": "readings_15min"}]}}});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let spec: TelemetryPipelineSpec = serde_json::from_value(spec).unwrap();
+        resolve_pipeline("ns", "site", &spec, &pollers, &profiles()).map_err(|found| {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            found.join("; ")
+        })
+    };
+    let config = with(json!({"transforms": [
+        {"filter": {"meters": ["m2*"]}}, {"rename": {"from": "site", "to": "plant"}}]}))
+    .unwrap();
+    let SinkConfig::Postgres { tables, .. } = config.sink else {
+        panic!("not PostgreSQL");
+    };
+    assert_eq!(
+        serde_json::to_value(&tables.completeness.unwrap().meters).unwrap(),
+        json!({"15m": ["m2"]})
+    );
+    assert_eq!(tables.labels, ["plant".to_owned()].into());
+    for (more, says) in [
+        (
+            json!({"transforms": [{"filter": {"where": "flow > 1"}}]}),
+            "completeness: the ledger would take the records",
+        ),
+        (
+            json!({"dedupe": "key"}),
+            "spec.dedupe: a key is of a record, which is a row of a wide table",
+        ),
+        (
+            json!({"derived": {"windows": [{"name": "15min", "interval": "15m", "metrics": ["flow"]}]}}),
+            "spec.derived: windows are made from the columns of a wide table",
+        ),
+        (
+            json!({"derived": {"windows": [{"name": "15min", "interval": "15m", "metrics": ["flow"]}]}}),
+            "rollups[0].name: the table readings_15min is one of spec.derived already",
+        ),
+    ] {
+        let said = with(more).unwrap_err();
+        assert!(said.contains(says), "{said}");
+    }
+
     for (more, says) in [
         (
             json!({"rollups": [{"interval": "15m", "name": "readings"}]}),

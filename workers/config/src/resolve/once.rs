@@ -39,8 +39,10 @@ pub fn once(
         problems.push(Problem::new("spec.renamedFrom", message));
     }
     // The other sinks keep their own account of what they hold.
-    let (postgres, hypertable) = match sink {
-        Some(SinkConfig::Postgres { hypertable, .. }) => (true, hypertable.is_some()),
+    let (postgres, cut) = match sink {
+        Some(SinkConfig::Postgres {
+            hypertable, tables, ..
+        }) => (true, hypertable.is_some() || tables.partition_by.is_some()),
         Some(_) => (false, false),
         None => (true, false),
     };
@@ -54,7 +56,7 @@ pub fn once(
     only_postgres(spec.dedupe == Dedupe::Key, "spec.dedupe");
     only_postgres(spec.renamed_from.is_some(), "spec.renamedFrom");
     OnceConfig {
-        key: key(spec, columns, hypertable, problems),
+        key: key(spec, columns, cut, problems),
         dead_letter_topic: letters.topic,
         dead_letter_retention: letters.retention,
         renamed_from: spec.renamed_from.as_ref().map(|old| format!("{namespace}/{old}")),
@@ -64,7 +66,7 @@ pub fn once(
 fn key(
     spec: &TelemetryPipelineSpec,
     columns: &BTreeMap<String, ColumnType>,
-    hypertable: bool,
+    cut: bool,
     problems: &mut Vec<Problem>,
 ) -> Option<Vec<String>> {
     let named = &spec.dedupe_key;
@@ -79,9 +81,8 @@ fn key(
         return Some(DEFAULT_KEY.map(str::to_owned).to_vec());
     }
     let has = |column: &str| named.iter().any(|name| name == column);
-    if hypertable && !has("ts") {
-        let message =
-            "a hypertable's unique index must have the column ts, by which it is cut into chunks: add ts";
+    if cut && !has("ts") {
+        let message = "the unique index of a hypertable or a partitioned table must have the column ts, by which it is cut: add ts";
         problems.push(Problem::new("spec.dedupeKey", message));
     } else if !has("ts") && !has("slot") {
         let message = "without a time a meter would have one reading for ever: add ts, or slot";

@@ -9,7 +9,14 @@ use corrente_crds::{
     tables::{Layout, PostgresTable},
 };
 
-use super::{columns::columns, derived, fields::Fields, once::once, tables::tables, transform::transforms};
+use super::{
+    columns::columns,
+    derived,
+    fields::Fields,
+    once::once,
+    tables::{tables, together},
+    transform::transforms,
+};
 use crate::{
     PipelineConfig, Problem,
     conflict::brokers,
@@ -66,7 +73,7 @@ pub fn resolve_pipeline(
         );
         problems.push(Problem::new("spec.source.kafka.topics", message));
     }
-    let sink = match (&spec.sink.postgresql, &spec.sink.timescaledb) {
+    let mut sink = match (&spec.sink.postgresql, &spec.sink.timescaledb) {
         (Some(plain), None) => {
             let tables = TablesConfig {
                 partition_by: plain.partition_by,
@@ -113,6 +120,17 @@ pub fn resolve_pipeline(
         .alerts
         .as_ref()
         .and_then(|alerts| derived::alerts(alerts, readings, &fields, &mut problems));
+    if let Some(SinkConfig::Postgres {
+        tables, hypertable, ..
+    }) = &mut sink
+    {
+        let path = match hypertable {
+            Some(_) => "spec.sink.timescaledb",
+            None => "spec.sink.postgresql",
+        };
+        let key = once.key.is_some();
+        together(tables, &transforms, key, derived.as_ref(), path, &mut problems);
+    }
     match sink {
         Some(sink) if problems.is_empty() => Ok(PipelineConfig {
             namespace: namespace.to_owned(),

@@ -9,8 +9,10 @@ use corrente_crds::{
 
 use crate::{
     Problem,
+    derived::DerivedConfig,
     resolve::poller::meters,
     tables::{CompletenessConfig, RollupConfig, TablesConfig},
+    transform::{Step, matches},
 };
 
 /// The longest name of a table.
@@ -106,6 +108,62 @@ fn rollups(table: &PostgresTable, path: &str, problems: &mut Vec<Problem>) -> Ve
         });
     }
     rollups
+}
+
+/// Checks the tables together with the rest of the pipeline, and leaves out of the ledger the meters that a transform
+/// leaves out.
+pub(super) fn together(
+    tables: &mut TablesConfig,
+    transforms: &[Step],
+    key: bool,
+    derived: Option<&DerivedConfig>,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let narrow = tables.layout == Layout::Narrow;
+    let mut only_wide = |given: bool, field: &str, what: &str| {
+        if given && narrow {
+            let message = format!("{what} a wide table: write layout: wide, or remove this");
+            problems.push(Problem::new(field, message));
+        }
+    };
+    only_wide(key, "spec.dedupe", "a key is of a record, which is a row of");
+    only_wide(
+        derived.is_some(),
+        "spec.derived",
+        "windows are made from the columns of",
+    );
+    for (at, rollup) in tables.rollups.iter().enumerate() {
+        let windows = derived.into_iter().flat_map(|derived| &derived.windows);
+        if windows.into_iter().any(|windows| windows.table == rollup.table) {
+            let message = format!(
+                "the table {} is one of spec.derived already: write another name",
+                rollup.table
+            );
+            problems.push(Problem::new(format!("{path}.rollups[{at}].name"), message));
+        }
+    }
+    for step in transforms {
+        match step {
+            Step::Rename { from, to } if tables.labels.remove(from) => {
+                tables.labels.insert(to.clone());
+            }
+            Step::Meters(patterns) => {
+                if let Some(ledger) = &mut tables.completeness {
+                    for meters in ledger.meters.values_mut() {
+                        meters.retain(|meter| patterns.iter().any(|pattern| matches(pattern, meter)));
+                    }
+                    ledger.meters.retain(|_, meters| !meters.is_empty());
+                }
+            }
+            Step::Where(_) if tables.completeness.is_some() => {
+                let message = "the ledger would take the records that a transform with where leaves out for missing: \
+                               keep the ledger in a TelemetryPipeline without one";
+                problems.push(Problem::new(format!("{path}.completeness"), message));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Rows that go before their interval is over cannot be rolled up.

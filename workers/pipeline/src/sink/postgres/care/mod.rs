@@ -40,6 +40,9 @@ const ROUND: Duration = Duration::from_secs(15);
 /// The same while something is left over.
 const SOON: Duration = Duration::from_secs(1);
 
+/// The windows of the view `demand_15min`, in milliseconds.
+const DEMAND: u64 = 15 * 60 * 1000;
+
 /// The worker's own tables that the upkeep and its part in a batch need.
 fn own_tables(tables: &TablesConfig) -> Option<String> {
     let mut sql = String::new();
@@ -78,6 +81,9 @@ pub struct Upkeep {
     url_file: PathBuf,
     pipeline: String,
     table: Table,
+    /// The tables of windows, and those of them whose windows are of 15 minutes.
+    windows: Vec<String>,
+    demand: Vec<String>,
     session: Option<Client>,
     /// When intervals of roll-ups that are open were reckoned.
     open: HashMap<(String, i64), i64>,
@@ -101,10 +107,16 @@ impl Upkeep {
     #[must_use]
     pub fn new(config: &PipelineConfig) -> Option<Self> {
         let (url_file, table) = PostgresSink::table_of(config)?;
+        let windows = || config.derived.iter().flat_map(|derived| &derived.windows);
         Some(Self {
             url_file,
             pipeline: format!("{}/{}", config.namespace, config.name),
             table,
+            windows: windows().map(|windows| windows.table.clone()).collect(),
+            demand: windows()
+                .filter(|windows| windows.interval_millis == DEMAND)
+                .map(|windows| windows.table.clone())
+                .collect(),
             session: None,
             open: HashMap::new(),
             viewed: None,
@@ -343,13 +355,18 @@ impl Upkeep {
         if self.viewed.as_ref() == Some(&layout.stamp) {
             return Ok(Round::default());
         }
-        let interval = match &self.table.tables.completeness {
+        let ledger = match &self.table.tables.completeness {
             Some(config) => Some(completeness::make(client, &self.table, config).await?),
             None => None,
         };
-        let mut notices = views::bring_in_line(client, &self.table, &self.pipeline, interval).await?;
-        notices.extend(views::grant(client, &self.table, &self.pipeline).await?);
-        self.viewed = notices.is_empty().then(|| layout.stamp.clone());
+        let sources = views::Sources {
+            ledger,
+            windows: self.demand.clone(),
+        };
+        let made = views::bring_in_line(client, &self.table, &self.pipeline, &sources).await?;
+        let mut notices = made.notices;
+        notices.extend(views::grant(client, &self.table, &self.pipeline, &self.windows).await?);
+        self.viewed = (made.whole && notices.is_empty()).then(|| layout.stamp.clone());
         Ok(Round { notices, more: false })
     }
 }

@@ -64,22 +64,66 @@ fn completeness(table: &Table, interval: i64) -> String {
     )
 }
 
+/// The view `demand_15min`: the tables of windows of 15 minutes that the pipeline derives, as one; `None` while one of
+/// them is not made yet.
+async fn demand(
+    client: &impl GenericClient,
+    table: &Table,
+    windows: &[String],
+) -> Result<Option<String>, Error> {
+    let names: Vec<String> = windows.iter().map(|name| table.beside(name)).collect();
+    let made = client
+        .query_one(
+            "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS t (name)",
+            &[&names],
+        )
+        .await?;
+    let all = names.iter().map(|name| {
+        format!(
+            "SELECT meter, metric, window_start, window_end, demand, energy, readings, expected, completeness, quality, \
+             revision, updated_at FROM {name}"
+        )
+    });
+    let sql = all.collect::<Vec<String>>().join(" UNION ALL ");
+    Ok(made
+        .try_get::<_, Option<bool>>(0)?
+        .unwrap_or(false)
+        .then_some(sql))
+}
+
+/// What the views are made from, besides the readings.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The length of the ledger's intervals in milliseconds, where it is kept.
+    pub ledger: Option<i64>,
+    /// The tables of windows of 15 minutes.
+    pub windows: Vec<String>,
+}
+
 /// Makes the views that are asked for, and takes away those that are not any more. Gives what a person should know.
 pub async fn bring_in_line(
     client: &mut Client,
     table: &Table,
     pipeline: &str,
-    interval: Option<i64>,
-) -> Result<Vec<String>, Error> {
-    let mut notices = vec![];
+    sources: &Sources,
+) -> Result<Made, Error> {
+    let (mut notices, mut whole) = (vec![], true);
     let comment = format!("made by the TelemetryPipeline {pipeline}");
     let mut wanted: Vec<(String, String)> = vec![];
     let transaction = client.transaction().await?;
     table.lock(&transaction).await?;
     if let Some(views) = &table.tables.views {
         make_schema(&transaction, &views.schema).await?;
-        let completeness = interval.map(|interval| ("completeness", completeness(table, interval)));
-        for (name, sql) in [("latest", latest(table))].into_iter().chain(completeness) {
+        let mut all = vec![("latest", latest(table))];
+        all.extend(
+            sources
+                .ledger
+                .map(|interval| ("completeness", completeness(table, interval))),
+        );
+        let demand = demand(&transaction, table, &sources.windows).await?;
+        whole = demand.is_some() || sources.windows.is_empty();
+        all.extend(demand.map(|sql| ("demand_15min", sql)));
+        for (name, sql) in all {
             let found = transaction
                 .query_opt(
                     "SELECT c.relkind = 'v' AND coalesce(obj_description(c.oid, 'pg_class'), '') = $3 FROM pg_class c \
@@ -118,7 +162,15 @@ pub async fn bring_in_line(
         }
     }
     transaction.commit().await?;
-    Ok(notices)
+    Ok(Made { notices, whole })
+}
+
+/// What came of making the views.
+pub struct Made {
+    /// What a person should know.
+    pub notices: Vec<String>,
+    /// Whether all that they are made from was there.
+    pub whole: bool,
 }
 
 /// New columns are added to a view; one that has lost some is made anew.
@@ -141,7 +193,12 @@ async fn replace(transaction: &Transaction<'_>, view: &str, sql: &str, comment: 
 }
 
 /// Lets the reader read, and those that are not named any more not. Gives what a person should know.
-pub async fn grant(client: &mut Client, table: &Table, pipeline: &str) -> Result<Vec<String>, Error> {
+pub async fn grant(
+    client: &mut Client,
+    table: &Table,
+    pipeline: &str,
+    windows: &[String],
+) -> Result<Vec<String>, Error> {
     let mut notices = vec![];
     let reader = table
         .tables
@@ -159,7 +216,7 @@ pub async fn grant(client: &mut Client, table: &Table, pipeline: &str) -> Result
     for row in earlier {
         let role: String = row.try_get(0)?;
         if role_exists(client, &role).await? {
-            for object in objects(client, table, views).await? {
+            for object in objects(client, table, views, windows).await? {
                 client
                     .batch_execute(&format!("REVOKE ALL ON {object} FROM {}", quote(&role)))
                     .await?;
@@ -192,7 +249,7 @@ pub async fn grant(client: &mut Client, table: &Table, pipeline: &str) -> Result
     for schema in [&table.schema, &views.schema] {
         sql += &format!("GRANT USAGE ON SCHEMA {} TO {role};", quote(schema));
     }
-    for object in objects(client, table, Some(views)).await? {
+    for object in objects(client, table, Some(views), windows).await? {
         sql += &format!("GRANT SELECT ON {object} TO {role};");
     }
     client.batch_execute(&sql).await?;
@@ -250,13 +307,15 @@ async fn make_role(client: &impl GenericClient, reader: &Reader) -> Result<Optio
     }
 }
 
-/// What a reader may read of what there is: the table, its roll-ups, the ledger, and the views.
+/// What a reader may read of what there is: the table, its roll-ups and windows, the ledger, and the views.
 async fn objects(
     client: &impl GenericClient,
     table: &Table,
     views: Option<&Views>,
+    windows: &[String],
 ) -> Result<Vec<String>, Error> {
     let mut names = vec![table.quoted(), ledger(table), meters(table)];
+    names.extend(windows.iter().map(|name| table.beside(name)));
     names.extend(
         table
             .tables
