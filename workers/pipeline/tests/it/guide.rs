@@ -13,7 +13,7 @@ use serde_json::Value;
 const GUIDE: &str = include_str!("../../../../docs/guides/transforms.md");
 
 /// What the guide takes for granted: meters with the metrics that it names.
-const SITE: &str = "
+pub const SITE: &str = "
 apiVersion: corrente.dev/v1alpha1
 kind: MeterProfile
 metadata: {name: acme}

@@ -24,5 +24,6 @@ mod servers;
 mod sqlite;
 mod support;
 mod tables;
+mod tables_guide;
 mod topic;
 mod upkeep;
