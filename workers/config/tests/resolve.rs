@@ -371,10 +371,6 @@ fn a_pipeline_is_told_how_to_look_after_its_tables() {
         ),
         (
             json!({"derived": {"windows": [{"name": "15min", "interval": "15m", "metrics": ["flow"]}]}}),
-            "spec.derived: windows are made from the columns of a wide table",
-        ),
-        (
-            json!({"derived": {"windows": [{"name": "15min", "interval": "15m", "metrics": ["flow"]}]}}),
             "rollups[0].name: the table readings_15min is one of spec.derived already",
         ),
     ] {

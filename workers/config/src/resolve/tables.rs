@@ -120,19 +120,11 @@ pub(super) fn together(
     path: &str,
     problems: &mut Vec<Problem>,
 ) {
-    let narrow = tables.layout == Layout::Narrow;
-    let mut only_wide = |given: bool, field: &str, what: &str| {
-        if given && narrow {
-            let message = format!("{what} a wide table: write layout: wide, or remove this");
-            problems.push(Problem::new(field, message));
-        }
-    };
-    only_wide(key, "spec.dedupe", "a key is of a record, which is a row of");
-    only_wide(
-        derived.is_some(),
-        "spec.derived",
-        "windows are made from the columns of",
-    );
+    if key && tables.layout == Layout::Narrow {
+        let message =
+            "a key is of a record, which is a row of a wide table: write layout: wide, or remove this";
+        problems.push(Problem::new("spec.dedupe", message));
+    }
     for (at, rollup) in tables.rollups.iter().enumerate() {
         let windows = derived.into_iter().flat_map(|derived| &derived.windows);
         if windows.into_iter().any(|windows| windows.table == rollup.table) {
