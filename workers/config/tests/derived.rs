@@ -128,7 +128,7 @@ fn counters_know_their_width_and_meters_how_often_they_are_read() {
             "derived": {
                 "windows": [
                     {"name": "15min", "interval": "15m", "metrics": ["energy", "power"]},
-                    {"name": "day", "interval": "24h", "metrics": ["gas"], "table": "gas_daily"},
+                    {"name": "shift", "interval": "8h", "metrics": ["gas"], "table": "gas_shift"},
                 ],
                 "counters": [{"metric": "energy", "serial": "serial", "longestGap": "2h"}],
                 "swaps": [{"meter": "a1", "at": "2026-11-20T14:00:00-03:00", "metric": "gas", "last": 5.0}],
@@ -142,7 +142,7 @@ fn counters_know_their_width_and_meters_how_often_they_are_read() {
         .iter()
         .map(|window| window.table.as_str())
         .collect();
-    assert_eq!(tables, ["readings_15min", "gas_daily"]);
+    assert_eq!(tables, ["readings_15min", "gas_shift"]);
     let [energy, gas] = &derived.counters[..] else {
         panic!("{derived:?}");
     };
@@ -228,6 +228,11 @@ fn says_what_is_wrong() {
             json!({"derived": {"windows": [{"name": "w", "interval": "15m", "metrics": ["power"], "table": "readings"}]}}),
             "spec.derived.windows[0]",
             "the table readings is taken",
+        ),
+        (
+            json!({"derived": {"windows": [{"name": "d", "interval": "24h", "metrics": ["power"]}]}}),
+            "spec.derived.windows[0].interval",
+            "a window of 24h has up to 1440 readings",
         ),
         (
             json!({"derived": {"windows": windows(json!(["power"])), "counters": [{"metric": "energy"}]}}),

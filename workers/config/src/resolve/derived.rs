@@ -19,6 +19,8 @@ use crate::{
 
 /// The longest name of a table, in bytes.
 const NAME_BYTES: usize = 63;
+/// Most readings of a meter in a window: each batch reads them back.
+const MOST_READINGS: u64 = 1000;
 /// The longest gap whose energy counts, where nothing else is said: a day.
 const LONGEST_GAP_MILLIS: u64 = 24 * 60 * 60 * 1000;
 
@@ -40,6 +42,7 @@ pub(super) fn derived(
     let mut tables = BTreeSet::from([readings.to_owned()]);
     tables.extend(["ledger", "meters"].map(|name| format!("{readings}_{name}")));
     tables.extend(beside.rollups.iter().map(|rollup| rollup.table.clone()));
+    let every = intervals(pollers);
     let mut windows = vec![];
     for (at, window) in derived.windows.iter().enumerate() {
         let path = format!("spec.derived.windows[{at}]");
@@ -56,6 +59,16 @@ pub(super) fn derived(
         if !tables.insert(table.clone()) {
             let message = format!("the table {table} is taken already: set table to another name");
             problems.push(Problem::new(&path, message));
+        }
+        let fastest = every.values().flatten().min().copied();
+        let readings = fastest.map_or(0, |every| window.interval.as_millis() / every.max(1));
+        if readings > MOST_READINGS {
+            let message = format!(
+                "a window of {} has up to {readings} readings of a meter, and each batch would read them all back: derive \
+                 windows of at most {MOST_READINGS} readings, and add them up in a view",
+                window.interval
+            );
+            problems.push(Problem::new(format!("{path}.interval"), message));
         }
         for (m, metric) in window.metrics.iter().enumerate() {
             fields.check_number(metric, &format!("{path}.metrics[{m}]"), problems);
@@ -76,7 +89,7 @@ pub(super) fn derived(
         windows,
         counters,
         swaps,
-        every: PerMeter::of(&intervals(pollers)),
+        every: PerMeter::of(&every),
     })
 }
 

@@ -95,23 +95,27 @@ pub fn reach(interval: i64, first: i64, last: i64) -> (i64, i64) {
     (end_of(first, interval) - interval, end_of(last, interval))
 }
 
-/// What of a meter's rows must be read to make the windows anew that a stretch has touched: those after the first instant
-/// and up to the second, which are edges of windows of every table. `before` and `after` are when the readings next to the
-/// stretch were, where there are any that a counter goes by.
+/// How far a stretch reaches: from the first to the last instant whose windows it changes. `before` and `after` are when the
+/// readings next to it were, where there are any that a counter goes by.
 #[must_use]
-pub fn hull(plan: &Plan, stretch: &Stretch, before: Option<i64>, after: Option<i64>) -> (i64, i64) {
-    let first = before.map_or(stretch.at.0, |before| stretch.at.0.min(before.saturating_add(1)));
-    let last = after.map_or(stretch.at.1, |after| stretch.at.1.max(after));
-    let reaches = plan.tables.iter().map(|table| reach(table.interval, first, last));
-    reaches.fold((first.saturating_sub(1), last), |hull, reach| {
-        (hull.0.min(reach.0), hull.1.max(reach.1))
-    })
+pub fn span(stretch: &Stretch, before: Option<i64>, after: Option<i64>) -> (i64, i64) {
+    (
+        before.map_or(stretch.at.0, |before| stretch.at.0.min(before.saturating_add(1))),
+        after.map_or(stretch.at.1, |after| stretch.at.1.max(after)),
+    )
 }
 
-/// The windows of a table that lie wholly within a hull.
+/// What of a meter's rows must be read to make anew the windows of every table that a span reaches into: those after the
+/// first instant and up to the second.
 #[must_use]
-pub fn within(interval: i64, hull: (i64, i64)) -> (i64, i64) {
-    (end_of(hull.0, interval), hull.1.div_euclid(interval) * interval)
+pub fn hull(plan: &Plan, span: (i64, i64)) -> (i64, i64) {
+    let reaches = plan
+        .tables
+        .iter()
+        .map(|table| reach(table.interval, span.0, span.1));
+    reaches.fold((span.0.saturating_sub(1), span.1), |hull, reach| {
+        (hull.0.min(reach.0), hull.1.max(reach.1))
+    })
 }
 
 /// A window as it is being filled.
@@ -395,10 +399,8 @@ mod tests {
             assert_eq!(end_of(at, QUARTER), end);
         }
         assert_eq!(reach(QUARTER, QUARTER, QUARTER + 1), (0, 2 * QUARTER));
-        assert_eq!(
-            within(4 * QUARTER, (QUARTER, 9 * QUARTER)),
-            (4 * QUARTER, 8 * QUARTER)
-        );
+        let plan = plan(false, 1);
+        assert_eq!(hull(&plan, (QUARTER + 1, 4 * QUARTER)), (0, 4 * QUARTER));
     }
 
     #[test]
@@ -577,7 +579,8 @@ mod tests {
                 let after = near((stretch.ts.1 + 1, stretch.ts.1 + gap))
                     .next()
                     .map(|row| row.at);
-                let hull = hull(plan, &stretch, before, after);
+                let span = span(&stretch, before, after);
+                let hull = hull(plan, span);
                 let (from, to) = (hull.0, hull.1 + super::super::SLOT_SLACK);
                 let mut samples: Vec<Sample> = near((from - gap, from))
                     .next_back()
@@ -593,9 +596,14 @@ mod tests {
                 samples.extend(near((to + 1, to + gap)).next().cloned());
                 for (t, table) in plan.tables.iter().enumerate() {
                     for metric in 0..2 {
-                        for window in
-                            windows(plan, table, metric, "m", &samples, within(table.interval, hull))
-                        {
+                        for window in windows(
+                            plan,
+                            table,
+                            metric,
+                            "m",
+                            &samples,
+                            reach(table.interval, span.0, span.1),
+                        ) {
                             self.windows.insert((t, metric, window.end), window);
                         }
                     }

@@ -54,6 +54,8 @@ pub struct Derived {
 /// A stretch with what must be read for it.
 struct Job<'a> {
     meter: &'a str,
+    /// How far it reaches, and what is read for that.
+    span: (i64, i64),
     hull: (i64, i64),
 }
 
@@ -137,9 +139,13 @@ impl Derived {
         let jobs: Vec<Job<'_>> = stretches
             .into_iter()
             .zip(neighbours)
-            .map(|((meter, stretch), (before, after))| Job {
-                meter,
-                hull: window::hull(&self.plan, &stretch, before, after),
+            .map(|((meter, stretch), (before, after))| {
+                let span = window::span(&stretch, before, after);
+                Job {
+                    meter,
+                    span,
+                    hull: window::hull(&self.plan, span),
+                }
             })
             .collect();
         let samples = source.samples(transaction, &jobs).await?;
@@ -148,9 +154,9 @@ impl Derived {
             // Two stretches may reach into one window; what they make of it is the same.
             let mut windows: BTreeMap<(&str, usize, i64), Window> = BTreeMap::new();
             for (job, samples) in jobs.iter().zip(&samples) {
-                let within = window::within(table.interval, job.hull);
+                let reach = window::reach(table.interval, job.span.0, job.span.1);
                 for metric in &table.metrics {
-                    let made = window::windows(&self.plan, table, *metric, job.meter, samples, within);
+                    let made = window::windows(&self.plan, table, *metric, job.meter, samples, reach);
                     windows.extend(
                         made.into_iter()
                             .map(|window| ((job.meter, *metric, window.end), window)),
