@@ -73,7 +73,7 @@ pub struct Counter {
     /// The value at which it begins again at 0, in its unit after all transforms. Where it is not given, the one that the
     /// profiles declare, or that follows from the width of their registers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1e-6, max = 1e21))]
+    #[schemars(range(min = 1e-6, max = 1e18))]
     pub rollover: Option<f64>,
     /// The most it can rise in an hour, in its unit: what the connection can carry. A decrease that would be more than
     /// that as a rollover is a reset, and an increase beyond it is not counted. Where it is not given, a rollover may be
@@ -112,10 +112,10 @@ pub struct Swap {
     pub metric: Option<String>,
     /// What the old meter showed at last, in the unit after all transforms. With it, the energy up to the swap is counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 1e21))]
+    #[schemars(range(min = 0.0, max = 1e18))]
     pub last: Option<f64>,
     /// What the new meter showed at first. With it, the energy since the swap is counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.0, max = 1e21))]
+    #[schemars(range(min = 0.0, max = 1e18))]
     pub first: Option<f64>,
 }

@@ -219,7 +219,7 @@ pub struct Register {
     /// The value at which a counter begins again at 0, in `unit`, where that is not where its register is full, as for a
     /// display of eight digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1e-6, max = 1e21))]
+    #[schemars(range(min = 1e-6, max = 1e18))]
     pub rollover: Option<f64>,
     /// Values with the same name of a group are always read in one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
