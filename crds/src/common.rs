@@ -31,6 +31,9 @@ macro_rules! port {
 /// CEL: a list of `host:port`.
 pub(crate) const BROKERS: &str = concat!("self.all(a, a.matches('^", host!(), port!(), "$'))");
 
+/// CEL: `host:port`.
+pub(crate) const ADDRESS: &str = concat!("self.matches('^", host!(), port!(), "$')");
+
 /// CEL: a host alone.
 pub(crate) const HOST: &str = concat!("self.matches('^", host!(), "$')");
 

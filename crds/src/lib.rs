@@ -34,6 +34,7 @@ pub mod profile;
 mod schema;
 pub mod tables;
 pub mod transform;
+pub mod sinks;
 
 pub use common::{GROUP, VERSION};
 pub use duration::{Duration, Retention};

@@ -28,13 +28,14 @@ impl Dedupe {
     }
 }
 
-/// What becomes of records that cannot be stored. In the database they are in `corrente.dead_letters` in any case,
-/// each with the reason.
+/// What becomes of records that cannot be stored. In PostgreSQL they are in `corrente.dead_letters` in any case, each
+/// with the reason.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
     /// A topic of the source's cluster that each of them is published to as well, at least once, with headers that
-    /// say where it came from and what is wrong. It must be there, or the brokers make it.
+    /// say where it came from and what is wrong. It must be there, or the brokers make it. Sinks without a table for
+    /// them always have one: `corrente.<namespace>.<name>.dead-letters` where none is named, made by the worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]
     pub topic: Option<String>,

@@ -14,6 +14,7 @@ use crate::{
     once::{DeadLetter, Dedupe},
     tables::{PlainTable, TimescaleTable},
     transform::Transform,
+    sinks::{AmqpSink, CassandraSink, InfluxdbSink, MongodbSink, MqttSink},
 };
 
 /// Stores the records of Kafka topics in a database, each exactly once.
@@ -143,8 +144,10 @@ pub struct KafkaSource {
 /// because where to go on from is kept in the database; another table goes on where the last one ended.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.postgresql) != has(self.timescaledb)")
-    .message("name exactly one sink, postgresql or timescaledb; to store twice, make two TelemetryPipelines"))]
+#[x_kube(validation = Rule::new("[has(self.postgresql), has(self.timescaledb), has(self.influxdb), has(self.mongodb), \
+                                 has(self.cassandra), has(self.mqtt), has(self.amqp)].filter(named, named).size() == 1")
+    .message("name exactly one sink of postgresql, timescaledb, influxdb, mongodb, cassandra, mqtt and amqp; to store \
+              twice, make two TelemetryPipelines"))]
 pub struct Sink {
     /// A plain PostgreSQL table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,6 +155,21 @@ pub struct Sink {
     /// A TimescaleDB hypertable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timescaledb: Option<TimescaleTable>,
+    /// A measurement of InfluxDB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub influxdb: Option<InfluxdbSink>,
+    /// A collection of MongoDB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mongodb: Option<MongodbSink>,
+    /// A table of Cassandra.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<CassandraSink>,
+    /// Topics of an MQTT broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<MqttSink>,
+    /// An exchange of an AMQP broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amqp: Option<AmqpSink>,
 }
 
 /// The type of a metric's column.

@@ -7,12 +7,14 @@
 use std::{collections::BTreeMap, path::Path};
 
 use corrente_config::secrets::{
-    CA_FILE, CERTIFICATE_FILE, KEY_FILE, PASSWORD_FILE, SECRETS_PATH, Secrets, USERNAME_FILE,
+    CA_FILE, CERTIFICATE_FILE, KEY_FILE, PASSWORD_FILE, SECRETS_PATH, Secrets, TOKEN_FILE, USERNAME_FILE,
 };
 use corrente_crds::{
     kafka::KafkaCluster,
     output::SchemaRegistry,
+    pipeline::Sink,
     poller::{Endpoint, KafkaOutput},
+    sinks::{InfluxdbVersion, SinkTls},
 };
 use k8s_openapi::api::core::v1::{
     KeyToPath, ProjectedVolumeSource, SecretProjection, Volume, VolumeMount, VolumeProjection,
@@ -71,6 +73,44 @@ pub fn of_output(output: &KafkaOutput) -> Vec<Need> {
         needs.extend(need(&at.registry_auth(), basic_auth_secret.as_ref(), &login));
     }
     needs
+}
+
+/// What a sink needs besides the address, where that is secret.
+#[must_use]
+pub fn of_sink(sink: &Sink) -> Vec<Need> {
+    const LOGIN: &[&str] = &[USERNAME_FILE, PASSWORD_FILE];
+    let (ca, auth, keys) = match sink {
+        Sink {
+            influxdb: Some(influxdb),
+            ..
+        } => {
+            let keys = match influxdb.version {
+                InfluxdbVersion::V1 => LOGIN,
+                InfluxdbVersion::V2 | InfluxdbVersion::V3 => &[TOKEN_FILE],
+            };
+            (&influxdb.ca_secret, &influxdb.credentials_secret, keys)
+        }
+        Sink {
+            mongodb: Some(mongodb),
+            ..
+        } => (&mongodb.ca_secret, &None, LOGIN),
+        Sink {
+            cassandra: Some(cassandra),
+            ..
+        } => (ca_of(&cassandra.tls), &cassandra.credentials_secret, LOGIN),
+        Sink { mqtt: Some(mqtt), .. } => (ca_of(&mqtt.tls), &mqtt.credentials_secret, LOGIN),
+        Sink { amqp: Some(amqp), .. } => (&amqp.ca_secret, &None, LOGIN),
+        _ => return Vec::new(),
+    };
+    let at = Secrets::default();
+    need(&at.sink_ca(), ca.as_ref(), &[CA_FILE])
+        .into_iter()
+        .chain(need(&at.sink_auth(), auth.as_ref(), keys))
+        .collect()
+}
+
+fn ca_of(tls: &Option<SinkTls>) -> &Option<String> {
+    tls.as_ref().map_or(&None, |tls| &tls.ca_secret)
 }
 
 /// What the endpoints need, each Secret once.
@@ -182,6 +222,45 @@ mod tests {
         let trusting = output(json!({"bootstrapServers": ["k:9092"], "topic": "t", "tls": {}}));
         assert_eq!(of_output(&trusting), []);
         assert!(volumes(&[]).is_empty() && sentences(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_sink_gets_what_it_logs_in_with() {
+        let files = |sink: Value| -> Vec<String> {
+            let sink: Sink = serde_json::from_value(sink).unwrap();
+            let needs = of_sink(&sink).into_iter();
+            needs
+                .flat_map(|need| {
+                    let key = move |key| format!("{}/{key} of {}", need.folder, need.secret);
+                    need.keys.into_iter().map(key).collect::<Vec<_>>()
+                })
+                .collect()
+        };
+        let influx = |version: &str| {
+            json!({"influxdb": {"url": "https://i", "version": version, "database": "d", "credentialsSecret": "s",
+                   "caSecret": "c"}})
+        };
+        let connection = json!({"name": "s", "key": "url"});
+        let login = ["sink/auth/username of s", "sink/auth/password of s"];
+        let ca = "sink/ca/ca.crt of c";
+        for (sink, expected) in [
+            (influx("v1"), vec![ca, login[0], login[1]]),
+            (influx("v2"), vec![ca, "sink/auth/token of s"]),
+            (influx("v3"), vec![ca, "sink/auth/token of s"]),
+            (json!({"mongodb": {"connectionSecret": connection, "database": "d", "caSecret": "c"}}), vec![ca]),
+            (
+                json!({"cassandra": {"contactPoints": ["c:9042"], "keyspace": "k", "tls": {}, "credentialsSecret": "s"}}),
+                login.to_vec(),
+            ),
+            (
+                json!({"mqtt": {"address": "m:8883", "tls": {"caSecret": "c"}, "credentialsSecret": "s"}}),
+                vec![ca, login[0], login[1]],
+            ),
+            (json!({"amqp": {"connectionSecret": connection}}), vec![]),
+            (json!({"postgresql": {"connectionSecret": connection}}), vec![]),
+        ] {
+            assert_eq!(files(sink.clone()), expected, "{sink}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn of(site: &Site, database: &Path) -> Vec<PipelineConfig> {
     let mut pipelines: Vec<PipelineConfig> = Vec::new();
     let mut read: BTreeSet<(Cluster, String)> = BTreeSet::new();
     for config in &site.pipelines {
-        let (SinkConfig::Postgres { table, .. } | SinkConfig::Sqlite { table, .. }) = &config.sink;
+        let table = table(&config.sink);
         let topics = config.topics.iter().cloned();
         read.extend(topics.map(|topic| (Cluster::of(&config.kafka), topic)));
         pipelines.push(PipelineConfig {
@@ -63,6 +63,17 @@ pub fn of(site: &Site, database: &Path) -> Vec<PipelineConfig> {
         }
     }
     pipelines
+}
+
+/// The name that what is stored goes by, which the table in SQLite takes over.
+fn table(sink: &SinkConfig) -> &str {
+    match sink {
+        SinkConfig::Postgres { table, .. } | SinkConfig::Sqlite { table, .. } => table,
+        SinkConfig::Influxdb(influxdb) => &influxdb.measurement,
+        SinkConfig::Mongodb(mongodb) => &mongodb.collection,
+        SinkConfig::Cassandra(cassandra) => &cassandra.table,
+        SinkConfig::Mqtt(_) | SinkConfig::Amqp(_) => "readings",
+    }
 }
 
 /// The batches, made after a shorter time than on a cluster, since somebody watches.
@@ -117,7 +128,7 @@ spec:
             .into_iter()
             .map(|config| match config.sink {
                 SinkConfig::Sqlite { table, .. } => (config.topics.join(","), table),
-                SinkConfig::Postgres { .. } => panic!("not stored here"),
+                _ => panic!("not stored here"),
             })
             .collect()
     }

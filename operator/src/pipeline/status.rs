@@ -104,8 +104,10 @@ fn readiness(pipeline: &ValidatedPipeline, pods: &[&Arc<Pod>], ready: usize, wan
     let mut troubles: Vec<String> = pods.iter().filter_map(|pod| podstate::trouble(pod)).collect();
     if pods.iter().any(|pod| podstate::is_being_created(pod)) {
         // Whether the Secret is there is not looked up: the operator may not read Secrets.
-        let SecretKey { name, key } = &pipeline.secret;
-        let mut needed = vec![format!("the Secret {name} must be there and have the key {key}")];
+        let connection = pipeline.secret.iter();
+        let mut needed: Vec<String> = connection
+            .map(|SecretKey { name, key }| format!("the Secret {name} must be there and have the key {key}"))
+            .collect();
         needed.extend(secrets::sentences(&pipeline.secrets));
         troubles.push(format!("pods wait for their volumes: {}", needed.join(", ")));
     }

@@ -39,8 +39,8 @@ pub struct ValidatedPipeline {
     pub revision: Revision,
     /// Its file.
     pub file: String,
-    /// The Secret's key that holds the sink's address.
-    pub secret: SecretKey,
+    /// The Secret's key that holds the sink's address, where that is secret.
+    pub secret: Option<SecretKey>,
     /// What its pods need of further Secrets.
     pub secrets: Vec<Need>,
     /// Most bytes of a batch, which a pod has to have room for.
@@ -71,12 +71,6 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPipeline, Vec<Probl
             format!("the configuration has {has} KiB and may have {may}: spread the topics over several");
         return Err(one("spec.source.kafka.topics", message));
     }
-    let secret = secret(&spec.sink).ok_or_else(|| {
-        one(
-            "spec.sink",
-            "name exactly one sink, postgresql or timescaledb".to_owned(),
-        )
-    })?;
     let owner = pipeline.controller_owner_ref(&()).ok_or_else(|| {
         one(
             "metadata",
@@ -91,19 +85,26 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPipeline, Vec<Probl
         template: spec.template.clone(),
         revision: Revision::of_pipeline(&key.name, &file),
         file,
-        secret: secret.clone(),
-        secrets: secrets::of_kafka(&spec.source.kafka.cluster),
+        secret: connection(&spec.sink).cloned(),
+        secrets: secrets::of_kafka(&spec.source.kafka.cluster)
+            .into_iter()
+            .chain(secrets::of_sink(&spec.sink))
+            .collect(),
         batch_bytes: spec.batch.max_bytes,
         key,
     })
 }
 
-fn secret(sink: &Sink) -> Option<&SecretKey> {
-    match (&sink.postgresql, &sink.timescaledb) {
-        (Some(plain), None) => Some(&plain.table.connection_secret),
-        (None, Some(timescale)) => Some(&timescale.table.connection_secret),
-        _ => None,
-    }
+fn connection(sink: &Sink) -> Option<&SecretKey> {
+    let named = [
+        sink.postgresql.as_ref().map(|plain| &plain.table.connection_secret),
+        sink.timescaledb
+            .as_ref()
+            .map(|timescale| &timescale.table.connection_secret),
+        sink.mongodb.as_ref().map(|mongodb| &mongodb.connection_secret),
+        sink.amqp.as_ref().map(|amqp| &amqp.connection_secret),
+    ];
+    named.into_iter().flatten().next()
 }
 
 #[cfg(test)]

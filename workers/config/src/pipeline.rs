@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use corrente_crds::{
     common::KafkaCluster,
     pipeline::{Batch, ColumnType},
+    sinks::{AmqpSink, CassandraSink, InfluxdbSink, MongodbSink, MqttSink},
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,16 @@ pub enum SinkConfig {
         #[serde(default, skip_serializing_if = "TablesConfig::is_default")]
         tables: Box<TablesConfig>,
     },
+    /// InfluxDB.
+    Influxdb(InfluxdbSink),
+    /// MongoDB.
+    Mongodb(MongodbSink),
+    /// Cassandra.
+    Cassandra(CassandraSink),
+    /// MQTT.
+    Mqtt(MqttSink),
+    /// AMQP.
+    Amqp(AmqpSink),
     /// A SQLite file, for `corrente local`.
     Sqlite {
         /// The file.

@@ -18,6 +18,8 @@ pub const KEY_FILE: &str = "tls.key";
 pub const USERNAME_FILE: &str = "username";
 /// A user's password.
 pub const PASSWORD_FILE: &str = "password";
+/// A token that stands for a user.
+pub const TOKEN_FILE: &str = "token";
 
 /// The folders of the Secrets under their root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,24 @@ impl Secrets {
     pub fn registry_auth(&self) -> PathBuf {
         self.root.join("registry/auth")
     }
+
+    /// The file with the sink's address, which holds the password: a key of `connectionSecret`.
+    #[must_use]
+    pub fn sink_url(&self) -> PathBuf {
+        self.root.join("secret/url")
+    }
+
+    /// The folder of the sink's `caSecret`: `ca.crt`.
+    #[must_use]
+    pub fn sink_ca(&self) -> PathBuf {
+        self.root.join("sink/ca")
+    }
+
+    /// The folder of the sink's `credentialsSecret`: `username` and `password`, or `token`.
+    #[must_use]
+    pub fn sink_auth(&self) -> PathBuf {
+        self.root.join("sink/auth")
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +114,9 @@ mod tests {
             (secrets.kafka_sasl(), "/etc/corrente/kafka/sasl"),
             (secrets.registry_ca(), "/etc/corrente/registry/ca"),
             (secrets.registry_auth(), "/etc/corrente/registry/auth"),
+            (secrets.sink_url(), crate::report::SINK_URL_PATH),
+            (secrets.sink_ca(), "/etc/corrente/sink/ca"),
+            (secrets.sink_auth(), "/etc/corrente/sink/auth"),
         ];
         for (path, expected) in paths {
             assert_eq!(path, Path::new(expected));

@@ -21,13 +21,14 @@ use crate::{
     alerts::deliver::{Alertmanager, Topic, deliver},
     run,
     sink::{
+        influx::InfluxSink,
         postgres::{
             PostgresSink,
             care::{Round, Upkeep},
         },
         sqlite::SqliteSink,
     },
-    source::kafka::KafkaSource,
+    source::kafka::{DeadLetterTopic, KafkaSource},
     state::PipelineState,
 };
 
@@ -35,6 +36,9 @@ use crate::{
 const MISTAKE: u8 = 2;
 /// How long calls to the broker that still block may hold up the end.
 const LAST: Duration = Duration::from_millis(100);
+
+/// What is said of a sink that this program was built without.
+const NO_SINK: &str = "the configuration names no sink that this worker has";
 
 /// Stores the records of Kafka topics in a database, each exactly once.
 #[derive(Debug, Parser)]
@@ -126,9 +130,9 @@ async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Re
     let _alerts = alerts(&config, &settings, &shutdown)?;
     // A consumer keeps what it was made with. Ending in good order and being started again takes a second, and
     // is what the worker is best at: it goes on where the database says.
-    let ended = shutdown.clone();
+    let (ended, used) = (shutdown.clone(), settings.clone());
     let _watch = AbortOnDropHandle::new(tokio::spawn(async move {
-        access.changed(Some(&settings)).await;
+        access.changed(Some(&used)).await;
         tracing::info!(
             "the files that let this worker into Kafka have changed: it ends, to be started with the new ones"
         );
@@ -139,10 +143,34 @@ async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Re
         let report = move |round: Option<Round>| state.tables(round.map(|round| round.notices));
         AbortOnDropHandle::new(tokio::spawn(upkeep.run(report, shutdown.child_token())))
     });
-    match (PostgresSink::new(&config), SqliteSink::new(&config)) {
-        (Some(sink), _) => run(config, source, sink, state, shutdown).await,
-        (None, Some(sink)) => run(config, source, sink, state, shutdown).await,
-        (None, None) => anyhow::bail!("the configuration names no sink that this worker has"),
+    start(config, secrets, &settings, source, state, shutdown).await
+}
+
+/// Runs the worker with the sink that the configuration names.
+async fn start(
+    config: PipelineConfig,
+    secrets: Secrets,
+    settings: &Settings,
+    mut source: KafkaSource,
+    state: Arc<PipelineState>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let letters = DeadLetterTopic::new(&config, settings);
+    match &config.sink {
+        SinkConfig::Influxdb(_) => {
+            let offsets = source.group_offsets();
+            let sink = InfluxSink::new(&config, &secrets, offsets, letters).context(NO_SINK)?;
+            run(config, source, sink, state, shutdown).await
+        }
+        SinkConfig::Postgres { .. } => {
+            let sink = PostgresSink::new(&config).context(NO_SINK)?;
+            run(config, source, sink, state, shutdown).await
+        }
+        SinkConfig::Sqlite { .. } => {
+            let sink = SqliteSink::new(&config).context(NO_SINK)?;
+            run(config, source, sink, state, shutdown).await
+        }
+        _ => anyhow::bail!(NO_SINK),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use corrente_config::report::SINK_URL_PATH;
+use corrente_crds::common::SecretKey;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
@@ -48,7 +49,10 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
             ),
         ]
         .into(),
-        volumes: std::iter::once(secret_volume(pipeline))
+        volumes: pipeline
+            .secret
+            .iter()
+            .map(secret_volume)
             .chain(secrets::volumes(&pipeline.secrets))
             .collect(),
         tolerations: pods::tolerate_lost_node(Some(LOST_NODE_SECONDS)),
@@ -84,7 +88,7 @@ pub fn build(pipeline: &ValidatedPipeline, settings: &Settings) -> Deployment {
 }
 
 /// The Secret's key as a file: the worker reads it, the operator never does.
-fn secret_volume(pipeline: &ValidatedPipeline) -> (Volume, k8s_openapi::api::core::v1::VolumeMount) {
+fn secret_volume(secret: &SecretKey) -> (Volume, k8s_openapi::api::core::v1::VolumeMount) {
     let url = Path::new(SINK_URL_PATH);
     let part = |part: Option<&std::ffi::OsStr>| {
         part.map(|text| text.to_string_lossy().into_owned())
@@ -93,9 +97,9 @@ fn secret_volume(pipeline: &ValidatedPipeline) -> (Volume, k8s_openapi::api::cor
     let volume = Volume {
         name: SECRET_VOLUME.to_owned(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(pipeline.secret.name.clone()),
+            secret_name: Some(secret.name.clone()),
             items: Some(vec![KeyToPath {
-                key: pipeline.secret.key.clone(),
+                key: secret.key.clone(),
                 path: part(url.file_name()),
                 ..Default::default()
             }]),

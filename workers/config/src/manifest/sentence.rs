@@ -52,6 +52,14 @@ const PATTERNS: &[(&str, &str)] = &[
         "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
         "small letters, digits and '-', at most 63 of them",
     ),
+    (
+        r#"^[^"\\/\s][^"\\/]*$"#,
+        "a name without quotation marks, slashes and backslashes, not beginning with a space",
+    ),
+    (
+        r"^([^{}+#\s]|\{[a-z][a-z0-9_]*\})+$",
+        "a name without spaces, '+' and '#', with fields of the record in braces, such as plant/{site}/{meter}",
+    ),
 ];
 
 /// What types are called elsewhere, and here.

@@ -14,6 +14,7 @@ mod poller;
 mod tables;
 mod transform;
 
-pub use pipeline::resolve_pipeline;
+pub use once::dead_letter_topic;
+pub use pipeline::{ONE_SINK, resolve_pipeline};
 pub(crate) use poller::meters;
 pub use poller::{ResolvedPoller, resolve_poller};

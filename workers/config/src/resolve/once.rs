@@ -52,15 +52,23 @@ pub fn once(
             problems.push(Problem::new(field, message));
         }
     };
-    only_postgres(spec.dead_letter.is_some(), "spec.deadLetter");
+    only_postgres(letters.retention.is_some(), "spec.deadLetter.retention");
     only_postgres(spec.dedupe == Dedupe::Key, "spec.dedupe");
     only_postgres(spec.renamed_from.is_some(), "spec.renamedFrom");
     OnceConfig {
         key: key(spec, columns, cut, problems),
-        dead_letter_topic: letters.topic,
+        dead_letter_topic: letters
+            .topic
+            .or_else(|| (!postgres).then(|| dead_letter_topic(namespace, name))),
         dead_letter_retention: letters.retention,
         renamed_from: spec.renamed_from.as_ref().map(|old| format!("{namespace}/{old}")),
     }
+}
+
+/// The topic of dead letters of a sink that has no table for them, where none is named.
+#[must_use]
+pub fn dead_letter_topic(namespace: &str, name: &str) -> String {
+    format!("corrente.{namespace}.{name}.dead-letters")
 }
 
 fn key(

@@ -25,6 +25,10 @@ use crate::{
     tables::TablesConfig,
 };
 
+/// What to change where there is no sink, or more than one.
+pub const ONE_SINK: &str = "name exactly one sink of postgresql, timescaledb, influxdb, mongodb, cassandra, mqtt and amqp; to store \
+     twice, make two TelemetryPipelines";
+
 /// Most columns of a PostgreSQL table are 1600 (Appendix K of its manual); some are the record's own.
 const MAX_COLUMNS: usize = 1500;
 
@@ -101,12 +105,12 @@ pub fn resolve_pipeline(
             };
             Some(postgres(&timescale.table, Some(hypertable), tables))
         }
-        _ => {
-            let message = "name exactly one sink, postgresql or timescaledb";
-            problems.push(Problem::new("spec.sink", message));
-            None
-        }
+        _ => other(&spec.sink),
     };
+    let sink = sink.filter(|_| named(&spec.sink) == 1);
+    if sink.is_none() {
+        problems.push(Problem::new("spec.sink", ONE_SINK));
+    }
     let once = once(namespace, name, spec, &columns, sink.as_ref(), &mut problems);
     let readings = match &sink {
         Some(SinkConfig::Postgres { table, tables, .. }) => Some((table.as_str(), &**tables)),
@@ -178,6 +182,28 @@ fn unreadable(topics: &[String], behind: &[&(String, String, MeterPollerSpec)]) 
         Some(Problem::new(format!("spec.source.kafka.topics[{at}]"), message))
     });
     found.collect()
+}
+
+/// How many sinks are named.
+fn named(sink: &Sink) -> usize {
+    let sql = [sink.postgresql.is_some(), sink.timescaledb.is_some()];
+    let sql = sql.into_iter().filter(|named| *named).count();
+    sql + others(sink).into_iter().flatten().count()
+}
+
+/// The sink that is no SQL database.
+fn other(sink: &Sink) -> Option<SinkConfig> {
+    others(sink).into_iter().flatten().next()
+}
+
+fn others(sink: &Sink) -> [Option<SinkConfig>; 5] {
+    [
+        sink.influxdb.clone().map(SinkConfig::Influxdb),
+        sink.mongodb.clone().map(SinkConfig::Mongodb),
+        sink.cassandra.clone().map(SinkConfig::Cassandra),
+        sink.mqtt.clone().map(SinkConfig::Mqtt),
+        sink.amqp.clone().map(SinkConfig::Amqp),
+    ]
 }
 
 fn postgres(table: &PostgresTable, hypertable: Option<Hypertable>, tables: TablesConfig) -> SinkConfig {

@@ -14,6 +14,9 @@ use crate::{
 };
 
 pub mod columns;
+#[cfg(feature = "influxdb")]
+pub mod influx;
+pub mod outside;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod sqlite;

@@ -21,6 +21,7 @@ mod remade;
 #[allow(dead_code)]
 #[path = "../chaos/servers.rs"]
 mod servers;
+mod sinks;
 mod sqlite;
 mod support;
 mod tables;

@@ -8,7 +8,8 @@
 //! - **Each start has a number**, and what was read under an earlier one is dropped.
 //! - `auto.offset.reset=error`: an offset outside the log is never mended silently. librdkafka's error
 //!   does not name the partition, so the watermarks of all are looked at.
-//! - Group offsets are written for lag tools alone, and never read.
+//! - Group offsets are written for lag tools alone, and never read, unless the sink has no place of its own for
+//!   them ([`GroupOffsets`]).
 //! - A session lasts 10 s: a worker that died gives its partitions up soon.
 //! - What was read and not taken yet is bounded: beyond that, all partitions pause.
 
@@ -41,7 +42,12 @@ use self::{
 };
 
 mod context;
+mod offsets;
 mod reader;
+mod set_aside;
+
+pub use offsets::GroupOffsets;
+pub use set_aside::{DeadLetterTopic, topic_of};
 
 /// How long the broker may take for an answer.
 const ASK: Duration = Duration::from_secs(3);
@@ -61,6 +67,8 @@ pub struct KafkaSource {
     topics: Vec<String>,
     starts: u64,
     current: BTreeMap<TopicPartition, u64>,
+    /// Whether the group's offsets are the sink's own record.
+    kept: bool,
 }
 
 impl KafkaSource {
@@ -107,7 +115,16 @@ impl KafkaSource {
             topics: config.topics.clone(),
             starts: 0,
             current: BTreeMap::new(),
+            kept: false,
         })
+    }
+
+    /// The group's committed offsets, for a sink that keeps its positions there. From now on it alone commits.
+    pub fn group_offsets(&mut self) -> GroupOffsets {
+        self.kept = true;
+        GroupOffsets {
+            consumer: self.consumer.as_ref().map(Arc::downgrade).unwrap_or_default(),
+        }
     }
 
     fn command(&self, command: Command) {
@@ -218,7 +235,9 @@ impl Source for KafkaSource {
     }
 
     fn commit(&mut self, next_offsets: Vec<(TopicPartition, i64)>) {
-        self.command(Command::Commit(next_offsets));
+        if !self.kept {
+            self.command(Command::Commit(next_offsets));
+        }
     }
 }
 

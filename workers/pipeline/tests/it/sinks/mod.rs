@@ -1,0 +1,5 @@
+//! Each further sink: records through the real broker into the real server, which the test starts itself.
+
+mod influx;
+mod letters;
+mod server;
