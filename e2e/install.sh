@@ -6,9 +6,9 @@
 #   install.sh servers   the servers alone
 #   install.sh kind      all but the cluster, which kind brings along
 #   install.sh stack     the cluster and the servers:
-#     Debian packages    containerd, runc, CNI plugins, Java, Maven, debootstrap ...
-#     Go module proxy    Kubernetes, etcd, CoreDNS, Helm, a schema registry
-#     Maven Central      Apache Kafka, Kafka Connect with a JDBC sink
+#     Debian packages    InfluxDB, Mosquitto, RabbitMQ, containerd, runc, CNI plugins, Java, Maven, debootstrap ...
+#     Go module proxy    Kubernetes, etcd, CoreDNS, Helm, a schema registry, FerretDB
+#     Maven Central      Apache Kafka, Kafka Connect with a JDBC sink, Apache Cassandra
 #     Debian trixie      PostgreSQL with TimescaleDB, in a tree of its own
 #     PyPI               pymodbus, and readers of records, in a virtual environment of their own
 #
@@ -26,6 +26,8 @@ HELM=4.3.1
 KAFKA=4.1.1
 POSTGRES=17
 REGISTRY=$(version_in registry github.com/twmb/franz-go/pkg/sr)
+FERRETDB=$(version_in mongo github.com/FerretDB/FerretDB)
+CASSANDRA=$(sed -n 's#.*cassandra-all</artifactId><version>\([^<]*\)<.*#\1#p' "$E2E/stack/cassandra/pom.xml")
 DEBEZIUM=$(sed -n 's#.*debezium-connector-jdbc</artifactId><version>\([^<]*\)<.*#\1#p' "$E2E/stack/connect/pom.xml")
 PYMODBUS=3.16.1
 # What reads the records back: kafka-python, with lz4 for its batches, and the formats' own decoders.
@@ -34,8 +36,8 @@ NEXTEST=0.9.151
 DENY=0.20.2
 
 PACKAGES=(binutils build-essential ca-certificates cmake conntrack containerd containernetworking-plugins
-  debootstrap iproute2 iptables jq libssl-dev maven openjdk-17-jre-headless openssl procps
-  prometheus-alertmanager python3-venv runc shellcheck)
+  debootstrap influxdb iproute2 iptables jq libssl-dev maven mosquitto openjdk-17-jre-headless openssl procps
+  prometheus-alertmanager python3-venv rabbitmq-server runc shellcheck)
 
 # --- Debian packages --------------------------------------------------------------
 
@@ -47,6 +49,12 @@ debian_packages() {
   ((${#missing[@]})) || return 0
   say "installing Debian packages: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
+  # Servers are started by the tests, and not by their packages.
+  if [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod +x /usr/sbin/policy-rc.d
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  fi
   apt-get -qq update </dev/null
   apt-get -qq install -y --no-remove --no-install-recommends "${missing[@]}" </dev/null >/dev/null
 }
@@ -83,6 +91,10 @@ build_registry() (
   cd "$E2E/stack/registry"
   go_build build -mod=readonly -ldflags "-s -w" -o "$1/schema-registry" .
 )
+build_ferretdb() ( # no MongoDB is to be had; this speaks its protocol
+  cd "$E2E/stack/mongo"
+  go_build build -mod=readonly -ldflags "-s -w" -o "$1/ferretdb" .
+)
 install_go_program() { GOBIN=$2 go_build install -ldflags "-s -w" "$1"; }
 build_pause() { gcc -static -Os -s -o "$1/pause" "$E2E/stack/kube/pause.c"; }
 
@@ -102,7 +114,10 @@ cluster() {
   done
 }
 
-registry() { once_program schema-registry "$REGISTRY" build_registry; }
+registry() {
+  once_program schema-registry "$REGISTRY" build_registry
+  once_program ferretdb "$FERRETDB" build_ferretdb
+}
 
 forget_go() { delete_tree "$CORRENTE_CACHE/go"; } # gigabytes that only a new version would need again
 
@@ -125,6 +140,7 @@ install_python() {
 servers() {
   once_tree kafka "$KAFKA" copy_jars kafka
   once_tree connect "$KAFKA, Debezium $DEBEZIUM" copy_jars connect
+  once_tree cassandra "$CASSANDRA" copy_jars cassandra
   delete_tree "$CORRENTE_CACHE/maven"
   once_tree postgres "$POSTGRES-trixie" unpack_postgres
   # A virtual environment is bound to the interpreter that made it.

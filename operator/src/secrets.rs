@@ -247,7 +247,10 @@ mod tests {
             (influx("v1"), vec![ca, login[0], login[1]]),
             (influx("v2"), vec![ca, "sink/auth/token of s"]),
             (influx("v3"), vec![ca, "sink/auth/token of s"]),
-            (json!({"mongodb": {"connectionSecret": connection, "database": "d", "caSecret": "c"}}), vec![ca]),
+            (
+                json!({"mongodb": {"connectionSecret": connection, "database": "d", "caSecret": "c"}}),
+                vec![ca],
+            ),
             (
                 json!({"cassandra": {"contactPoints": ["c:9042"], "keyspace": "k", "tls": {}, "credentialsSecret": "s"}}),
                 login.to_vec(),

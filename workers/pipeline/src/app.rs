@@ -22,6 +22,7 @@ use crate::{
     run,
     sink::{
         influx::InfluxSink,
+        mongo::MongoSink,
         postgres::{
             PostgresSink,
             care::{Round, Upkeep},
@@ -160,6 +161,10 @@ async fn start(
         SinkConfig::Influxdb(_) => {
             let offsets = source.group_offsets();
             let sink = InfluxSink::new(&config, &secrets, offsets, letters).context(NO_SINK)?;
+            run(config, source, sink, state, shutdown).await
+        }
+        SinkConfig::Mongodb(_) => {
+            let sink = MongoSink::new(&config, &secrets, letters).context(NO_SINK)?;
             run(config, source, sink, state, shutdown).await
         }
         SinkConfig::Postgres { .. } => {

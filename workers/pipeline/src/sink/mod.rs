@@ -16,9 +16,12 @@ use crate::{
 pub mod columns;
 #[cfg(feature = "influxdb")]
 pub mod influx;
+#[cfg(feature = "mongodb")]
+pub mod mongo;
 pub mod outside;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+pub mod record_id;
 pub mod sqlite;
 
 /// What the sink knows of a partition, at the time of the claim.

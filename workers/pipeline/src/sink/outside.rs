@@ -98,7 +98,14 @@ mod tests {
                 Some(fingerprint)
             );
         }
-        for other in ["", "corrente/1", "corrente/1 1 2", "corrente/1 1 2 x", "corrente/1 1 -2 3", "2 3 4"] {
+        for other in [
+            "",
+            "corrente/1",
+            "corrente/1 1 2",
+            "corrente/1 1 2 x",
+            "corrente/1 1 -2 3",
+            "2 3 4",
+        ] {
             assert_eq!(read_fingerprint(other), None, "{other:?}");
         }
     }

@@ -66,7 +66,10 @@ pub fn read(status: u16, body: &str) -> Answer {
         return Answer::Stored;
     }
     let said: Said = serde_json::from_str(body).unwrap_or_default();
-    let message = said.error.or(said.message).unwrap_or_else(|| body.trim().to_owned());
+    let message = said
+        .error
+        .or(said.message)
+        .unwrap_or_else(|| body.trim().to_owned());
     let message: String = message.chars().take(LONGEST).collect();
     match status {
         400 | 422 => {
@@ -76,7 +79,11 @@ pub fn read(status: u16, body: &str) -> Answer {
             match lines {
                 Ok(lines) if !lines.is_empty() && lines.iter().all(|line| line.line_number > 0) => {
                     let lines = lines.into_iter();
-                    Answer::Lines(lines.map(|line| (line.line_number - 1, line.error_message)).collect())
+                    Answer::Lines(
+                        lines
+                            .map(|line| (line.line_number - 1, line.error_message))
+                            .collect(),
+                    )
                 }
                 _ if OF_ROWS.iter().any(|words| message.contains(words)) => Answer::Rows(message),
                 _ => Answer::Unknown(format!("InfluxDB answers {status}: {message}")),

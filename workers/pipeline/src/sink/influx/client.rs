@@ -50,13 +50,24 @@ impl Client {
             (None, _) => None,
             (Some(_), InfluxdbVersion::V1) => {
                 let folder = secrets.sink_auth();
-                let pair = format!("{}:{}", read(&folder.join(USERNAME_FILE))?, read(&folder.join(PASSWORD_FILE))?);
+                let pair = format!(
+                    "{}:{}",
+                    read(&folder.join(USERNAME_FILE))?,
+                    read(&folder.join(PASSWORD_FILE))?
+                );
                 let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
                 Some(format!("Basic {encoded}"))
             }
             (Some(_), version) => {
-                let scheme = if version == InfluxdbVersion::V2 { "Token" } else { "Bearer" };
-                Some(format!("{scheme} {}", read(&secrets.sink_auth().join(TOKEN_FILE))?))
+                let scheme = if version == InfluxdbVersion::V2 {
+                    "Token"
+                } else {
+                    "Bearer"
+                };
+                Some(format!(
+                    "{scheme} {}",
+                    read(&secrets.sink_auth().join(TOKEN_FILE))?
+                ))
             }
         };
         Ok(Self {
@@ -69,7 +80,10 @@ impl Client {
     /// Writes lines, and waits for the answer.
     #[must_use]
     pub fn write(&self, lines: &str) -> Answer {
-        let mut post = self.agent.post(&self.url).header("content-type", "text/plain; charset=utf-8");
+        let mut post = self
+            .agent
+            .post(&self.url)
+            .header("content-type", "text/plain; charset=utf-8");
         if let Some(authorization) = &self.authorization {
             post = post.header("authorization", authorization);
         }
@@ -95,8 +109,14 @@ fn address(sink: &InfluxdbSink) -> String {
     let database = escaped(&sink.database);
     match sink.version {
         InfluxdbVersion::V1 => {
-            let policy = sink.retention_policy.as_deref().map(|policy| format!("&rp={}", escaped(policy)));
-            format!("{base}/write?db={database}{}&precision=ms", policy.unwrap_or_default())
+            let policy = sink
+                .retention_policy
+                .as_deref()
+                .map(|policy| format!("&rp={}", escaped(policy)));
+            format!(
+                "{base}/write?db={database}{}&precision=ms",
+                policy.unwrap_or_default()
+            )
         }
         InfluxdbVersion::V2 => {
             let organization = escaped(sink.organization.as_deref().unwrap_or_default());
@@ -161,7 +181,10 @@ mod tests {
         };
         for (version, expected) in [
             ("v1", "http://i:8086/write?db=plant%2Fa%20b&rp=year&precision=ms"),
-            ("v2", "http://i:8086/api/v2/write?org=acme&bucket=plant%2Fa%20b&precision=ms"),
+            (
+                "v2",
+                "http://i:8086/api/v2/write?org=acme&bucket=plant%2Fa%20b&precision=ms",
+            ),
             (
                 "v3",
                 "http://i:8086/api/v3/write_lp?db=plant%2Fa%20b&precision=millisecond&accept_partial=true",

@@ -71,7 +71,8 @@ impl<S: FnMut(&str) -> Answer> Search<'_, S> {
     fn write(&mut self, rows: Range<usize>) -> Result<(), String> {
         let mut open = vec![rows];
         while let Some(rows) = open.pop() {
-            let (Some(first), Some(last)) = (self.ranges.get(rows.start), self.ranges.get(rows.end - 1)) else {
+            let (Some(first), Some(last)) = (self.ranges.get(rows.start), self.ranges.get(rows.end - 1))
+            else {
                 continue;
             };
             let lines = self.text.get(first.start..last.end).unwrap_or_default();
@@ -88,7 +89,9 @@ impl<S: FnMut(&str) -> Answer> Search<'_, S> {
                     self.stored += rows.len() - lines.len().min(rows.len());
                     self.known.extend(lines);
                 }
-                Answer::Rows(reason) | Answer::TooLarge(reason) if one => self.known.push((rows.start, reason)),
+                Answer::Rows(reason) | Answer::TooLarge(reason) if one => {
+                    self.known.push((rows.start, reason))
+                }
                 Answer::Unknown(reason) if one => self.unknown.push((rows.start, reason)),
                 Answer::Rows(_) | Answer::TooLarge(_) | Answer::Unknown(_) => {
                     let middle = rows.start + rows.len() / 2;
@@ -155,7 +158,10 @@ mod tests {
     fn bad_in(lines: &str, bad: &BTreeSet<usize>) -> Vec<usize> {
         let lines = lines.lines().enumerate();
         let numbers = lines.filter_map(|(at, line)| Some((at, line.parse::<usize>().ok()?)));
-        numbers.filter(|(_, row)| bad.contains(row)).map(|(at, _)| at).collect()
+        numbers
+            .filter(|(_, row)| bad.contains(row))
+            .map(|(at, _)| at)
+            .collect()
     }
 
     proptest! {
@@ -191,12 +197,19 @@ mod tests {
     #[test]
     fn what_concerns_no_row_gives_none_up() {
         let (text, ranges) = rows(5);
-        let all = write(&text, &ranges, 1000, &mut |_| Answer::Unknown("org is required".to_owned()));
-        assert_eq!(all, Err("org is required".to_owned()));
-        let one = write(&text, &ranges, 1000, &mut |lines| match bad_in(lines, &[2].into()).len() {
-            0 => Answer::Stored,
-            _ => Answer::Unknown("odd".to_owned()),
+        let all = write(&text, &ranges, 1000, &mut |_| {
+            Answer::Unknown("org is required".to_owned())
         });
+        assert_eq!(all, Err("org is required".to_owned()));
+        let one = write(
+            &text,
+            &ranges,
+            1000,
+            &mut |lines| match bad_in(lines, &[2].into()).len() {
+                0 => Answer::Stored,
+                _ => Answer::Unknown("odd".to_owned()),
+            },
+        );
         assert_eq!(one.unwrap().refused, [(2, "odd".to_owned())]);
         let away = write(&text, &ranges, 1000, &mut |_| Answer::Failed("away".to_owned()));
         assert_eq!(away, Err("away".to_owned()));
@@ -204,7 +217,8 @@ mod tests {
 
     #[test]
     fn a_conflict_names_its_field() {
-        let reason = r#"partial write: field type conflict: input field "v" on measurement "r" is type string"#;
+        let reason =
+            r#"partial write: field type conflict: input field "v" on measurement "r" is type string"#;
         assert_eq!(field_of(reason).as_deref(), Some("v"));
         assert_eq!(field_of("points beyond retention policy"), None);
     }

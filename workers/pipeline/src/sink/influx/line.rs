@@ -198,7 +198,10 @@ fn tag(name: &str, value: &str, out: &mut String) -> Result<(), Refusal> {
 
 fn key(name: &str, out: &mut String, next: &mut impl FnMut(&mut String)) -> Result<(), Refusal> {
     if name.is_empty() || name == "time" || name == "meter" {
-        return Err(refuse(name, format!("InfluxDB has no field of the name \"{name}\"")));
+        return Err(refuse(
+            name,
+            format!("InfluxDB has no field of the name \"{name}\""),
+        ));
     }
     check(name, name)?;
     next(out);
@@ -240,13 +243,16 @@ mod tests {
         }
     }
 
+    fn view(json: &str) -> View<'_> {
+        View::parse(json.as_bytes()).unwrap()
+    }
+
     fn written(version: InfluxdbVersion, fields: &str) -> Result<String, Refusal> {
         let json = format!(r#"{{"ts":"1970-01-01T00:00:01.5Z","meter":"m 1",{fields}}}"#);
         let mut out = "before".to_owned();
-        let record = View::parse(json.as_bytes()).unwrap();
+        let record = view(&json);
         let result = lines(version).write(&record, &mut out);
-        let line = out.strip_prefix("before").unwrap().to_owned();
-        result.map(|()| line)
+        result.map(|()| out.split_off("before".len()))
     }
 
     #[test]

@@ -115,9 +115,8 @@ impl Inner {
         let mut sorted = pass.finish();
         letters.append(&mut sorted.dead);
         let ranges: Vec<_> = rows.iter().map(|(_, range)| range.clone()).collect();
-        let Found { refused } = self.with_client(|client| {
-            find::write(&text, &ranges, WRITE, &mut |lines| client.write(lines))
-        })?;
+        let Found { refused } =
+            self.with_client(|client| find::write(&text, &ranges, WRITE, &mut |lines| client.write(lines)))?;
         let stored = rows.len() - refused.len();
         for (at, reason) in refused {
             letters.extend(rows.get(at).map(|(origin, _)| DeadLetter {

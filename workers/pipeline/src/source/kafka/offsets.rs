@@ -33,11 +33,16 @@ pub struct GroupOffsets {
 }
 
 fn failed(what: &str, partition: &TopicPartition, error: &KafkaError) -> SinkError {
-    SinkError::Retry(format!("failed to {what} of {partition} in the consumer group: {error}"))
+    SinkError::Retry(format!(
+        "failed to {what} of {partition} in the consumer group: {error}"
+    ))
 }
 
 impl GroupOffsets {
-    fn ask<T>(&self, ask: impl FnOnce(&BaseConsumer<Context>) -> Result<T, SinkError>) -> Result<T, SinkError> {
+    fn ask<T>(
+        &self,
+        ask: impl FnOnce(&BaseConsumer<Context>) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
         match self.consumer.upgrade() {
             Some(consumer) => ask(&consumer),
             None => Err(SinkError::Retry("the consumer has left its group".to_owned())),
@@ -72,7 +77,9 @@ impl Offsets for GroupOffsets {
         let what = "commit the offset";
         self.ask(|consumer| {
             if !consumer.context().lock().owned.contains(partition) {
-                return Err(SinkError::Fenced("the group has given it to another worker".to_owned()));
+                return Err(SinkError::Fenced(
+                    "the group has given it to another worker".to_owned(),
+                ));
             }
             let mut list = TopicPartitionList::new();
             let mut entry = list.add_partition(&partition.topic, partition.partition);

@@ -99,8 +99,13 @@ impl DeadLetterTopic {
 
     /// Makes the topic where it is missing; who may not do that may still find one that somebody else made.
     fn make_topic(&self) -> Result<(), String> {
-        let failed = |error: &dyn std::fmt::Display| format!("failed to make the topic {}: {error}", self.topic);
-        let admin: AdminClient<_> = self.settings.client_config().create().map_err(|error: KafkaError| failed(&error))?;
+        let failed =
+            |error: &dyn std::fmt::Display| format!("failed to make the topic {}: {error}", self.topic);
+        let admin: AdminClient<_> = self
+            .settings
+            .client_config()
+            .create()
+            .map_err(|error: KafkaError| failed(&error))?;
         let known = admin
             .inner()
             .fetch_metadata(None, POLL * 60)
@@ -120,8 +125,14 @@ impl DeadLetterTopic {
         }
     }
 
-    fn publish(&self, producer: &BaseProducer<Outcomes>, place: &Place, letters: &[DeadLetter<'_>]) -> Result<(), String> {
-        let failed = |error: &dyn std::fmt::Display| format!("failed to publish to the topic {}: {error}", self.topic);
+    fn publish(
+        &self,
+        producer: &BaseProducer<Outcomes>,
+        place: &Place,
+        letters: &[DeadLetter<'_>],
+    ) -> Result<(), String> {
+        let failed =
+            |error: &dyn std::fmt::Display| format!("failed to publish to the topic {}: {error}", self.topic);
         *producer.context().lock() = (0, None);
         let until = Instant::now() + TIMEOUT;
         for letter in letters {
@@ -159,7 +170,10 @@ impl DeadLetterTopic {
 
     fn headers(&self, place: &Place, letter: &DeadLetter<'_>) -> OwnedHeaders {
         let refusal = &letter.refusal;
-        let numbers = (place.partition.partition.to_string(), letter.origin.offset.to_string());
+        let numbers = (
+            place.partition.partition.to_string(),
+            letter.origin.offset.to_string(),
+        );
         [
             ("corrente-pipeline", Some(self.pipeline.as_str())),
             ("corrente-cluster", Some(&*place.cluster)),
@@ -196,7 +210,8 @@ impl SetAside for DeadLetterTopic {
             Some(producer) => producer,
             None => self.open().map_err(SinkError::Retry)?,
         };
-        self.publish(&producer, place, letters).map_err(SinkError::Retry)?;
+        self.publish(&producer, place, letters)
+            .map_err(SinkError::Retry)?;
         *kept = Some(producer);
         for letter in letters {
             tracing::warn!(

@@ -38,7 +38,9 @@ struct Influx(Server);
 impl Influx {
     async fn new() -> Self {
         let influx = Self(Server::start(influxd).await);
-        influx.ask("CREATE DATABASE metering WITH DURATION INF SHARD DURATION 520w").unwrap();
+        influx
+            .ask("CREATE DATABASE metering WITH DURATION INF SHARD DURATION 520w")
+            .unwrap();
         influx
     }
 
@@ -56,7 +58,8 @@ impl Influx {
     fn row(&self, query: &str) -> Vec<Value> {
         let answer = self.ask(query).unwrap_or_default();
         let row = answer.pointer("/results/0/series/0/values/0").cloned();
-        row.and_then(|row| row.as_array().map(|row| row[1..].to_vec())).unwrap_or_default()
+        row.and_then(|row| row.as_array().map(|row| row[1..].to_vec()))
+            .unwrap_or_default()
     }
 
     fn count(&self, field: &str) -> u64 {
@@ -118,10 +121,15 @@ async fn every_record_is_one_point_whatever_is_killed() {
         }
     }
     wait("every point", async || influx.count("voltage") == 2 * sent).await;
-    wait("no trouble", async || running.report().trouble.is_none() && running.report().lag == 0).await;
+    wait("no trouble", async || {
+        running.report().trouble.is_none() && running.report().lag == 0
+    })
+    .await;
     let sum = (0..sent).map(|seq| seq as f64 + 0.5).sum::<f64>();
     for meter in ["s0", "s1"] {
-        let row = influx.row(&format!("SELECT sum(voltage), count(seq) FROM readings WHERE meter = '{meter}'"));
+        let row = influx.row(&format!(
+            "SELECT sum(voltage), count(seq) FROM readings WHERE meter = '{meter}'"
+        ));
         assert_eq!((row[0].as_f64(), row[1].as_u64()), (Some(sum), Some(sent)));
     }
     running.stop().await;
@@ -138,10 +146,14 @@ async fn every_record_is_one_point_whatever_is_killed() {
 #[ignore = "needs Kafka and InfluxDB"]
 async fn what_is_refused_is_set_aside_and_the_rest_is_stored() {
     let (influx, topic) = (Influx::new().await, Topic::new(1));
-    influx.ask("CREATE RETENTION POLICY short ON metering DURATION 520w REPLICATION 1").unwrap();
+    influx
+        .ask("CREATE RETENTION POLICY short ON metering DURATION 520w REPLICATION 1")
+        .unwrap();
     topic.create().await;
     let mut config = influx.config(&topic.name);
-    let SinkConfig::Influxdb(sink) = &mut config.sink else { panic!() };
+    let SinkConfig::Influxdb(sink) = &mut config.sink else {
+        panic!()
+    };
     sink.retention_policy = Some("short".to_owned());
     let running = worker(&config);
     topic.send_stream(0, "s", 0..500);
@@ -163,15 +175,32 @@ async fn what_is_refused_is_set_aside_and_the_rest_is_stored() {
     })
     .await;
     let found = letters(&config, 4);
-    let said: Vec<_> = found.iter().map(|letter| (letter.offset, letter.column.as_deref())).collect();
-    assert_eq!(said, [(500, Some("voltage")), (501, None), (502, Some("energy")), (503, None)]);
+    let said: Vec<_> = found
+        .iter()
+        .map(|letter| (letter.offset, letter.column.as_deref()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (500, Some("voltage")),
+            (501, None),
+            (502, Some("energy")),
+            (503, None)
+        ]
+    );
     assert!(found[0].reason.contains("field type conflict"), "{found:?}");
     assert!(found[3].reason.contains("beyond retention policy"), "{found:?}");
     assert_eq!(found[1].payload, "hello");
     // JSON's numbers would round it.
     let row = influx.row("SELECT energy, closed, site FROM short.readings WHERE meter = 'late'");
-    assert_eq!(row, [json!(9_007_199_254_740_993u64), json!(true), json!("north, 2")]);
-    wait("the counts", async || running.report().dead_lettered == 4 && running.report().rows == 1001).await;
+    assert_eq!(
+        row,
+        [json!(9_007_199_254_740_993u64), json!(true), json!("north, 2")]
+    );
+    wait("the counts", async || {
+        running.report().dead_lettered == 4 && running.report().rows == 1001
+    })
+    .await;
     running.stop().await;
     topic.delete().await;
 }

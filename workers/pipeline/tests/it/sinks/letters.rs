@@ -49,7 +49,10 @@ pub fn letters(config: &PipelineConfig, count: usize) -> Vec<Letter> {
             reason: header("corrente-reason").unwrap(),
             payload: String::from_utf8_lossy(message.payload().unwrap()).into_owned(),
         };
-        assert_eq!(header("corrente-topic").as_deref(), Some(config.topics[0].as_str()));
+        assert_eq!(
+            header("corrente-topic").as_deref(),
+            Some(config.topics[0].as_str())
+        );
         if !found.contains(&letter) {
             found.push(letter);
         }

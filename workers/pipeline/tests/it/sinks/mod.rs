@@ -1,5 +1,7 @@
 //! Each further sink: records through the real broker into the real server, which the test starts itself.
 
+mod contract;
 mod influx;
 mod letters;
+mod mongo;
 mod server;

@@ -12,10 +12,13 @@ use tempfile::TempDir;
 
 use crate::support::wait;
 
+/// How a server is started, in a folder and on a port.
+type Start = Box<dyn Fn(&Path, u16) -> Command + Send + Sync>;
+
 pub struct Server {
     pub port: u16,
     folder: TempDir,
-    start: Box<dyn Fn(&Path, u16) -> Command + Send + Sync>,
+    start: Start,
     child: Option<Child>,
 }
 
