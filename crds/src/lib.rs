@@ -32,9 +32,9 @@ pub mod pipeline;
 pub mod poller;
 pub mod profile;
 mod schema;
+pub mod sinks;
 pub mod tables;
 pub mod transform;
-pub mod sinks;
 
 pub use common::{GROUP, VERSION};
 pub use duration::{Duration, Retention};

@@ -12,9 +12,9 @@ use crate::{
     derived::Derived,
     kafka::KafkaCluster,
     once::{DeadLetter, Dedupe},
+    sinks::{AmqpSink, CassandraSink, InfluxdbSink, MongodbSink, MqttSink},
     tables::{PlainTable, TimescaleTable},
     transform::Transform,
-    sinks::{AmqpSink, CassandraSink, InfluxdbSink, MongodbSink, MqttSink},
 };
 
 /// Stores the records of Kafka topics in a database, each exactly once.

@@ -1,3 +1,5 @@
+// A server that speaks MongoDB's protocol: FerretDB over SQLite, at the address of its first argument, with its data in
+// the folder of the second. It has no time-series collections.
 package main
 
 import (

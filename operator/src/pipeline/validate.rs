@@ -97,7 +97,9 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPipeline, Vec<Probl
 
 fn connection(sink: &Sink) -> Option<&SecretKey> {
     let named = [
-        sink.postgresql.as_ref().map(|plain| &plain.table.connection_secret),
+        sink.postgresql
+            .as_ref()
+            .map(|plain| &plain.table.connection_secret),
         sink.timescaledb
             .as_ref()
             .map(|timescale| &timescale.table.connection_secret),

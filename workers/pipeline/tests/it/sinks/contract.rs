@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use corrente_config::{PipelineConfig, Secrets, pipeline::SinkConfig};
@@ -33,24 +33,26 @@ struct Kept {
     letters: BTreeMap<i64, String>,
 }
 
+impl Outside {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap()
+    }
+}
+
 impl Offsets for Outside {
     fn load(&self, partition: &TopicPartition) -> Result<Option<Position>, SinkError> {
-        Ok(self.0.lock().unwrap().offsets.get(partition).copied())
+        Ok(self.kept().offsets.get(partition).copied())
     }
 
     fn save(&self, partition: &TopicPartition, position: &Position) -> Result<(), SinkError> {
-        self.0
-            .lock()
-            .unwrap()
-            .offsets
-            .insert(partition.clone(), *position);
+        self.kept().offsets.insert(partition.clone(), *position);
         Ok(())
     }
 }
 
 impl SetAside for Outside {
     fn set_aside(&self, _: &Place, letters: &[DeadLetter<'_>]) -> Result<(), SinkError> {
-        let mut kept = self.0.lock().unwrap();
+        let mut kept = self.kept();
         for letter in letters {
             kept.letters
                 .insert(letter.origin.offset, letter.refusal.reason.clone());
