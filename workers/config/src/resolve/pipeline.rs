@@ -77,7 +77,7 @@ pub fn resolve_pipeline(
         );
         problems.push(Problem::new("spec.source.kafka.topics", message));
     }
-    let mut sink = match (&spec.sink.postgresql, &spec.sink.timescaledb) {
+    let sink = match (&spec.sink.postgresql, &spec.sink.timescaledb) {
         (Some(plain), None) => {
             let tables = TablesConfig {
                 partition_by: plain.partition_by,
@@ -107,7 +107,7 @@ pub fn resolve_pipeline(
         }
         _ => other(&spec.sink),
     };
-    let sink = sink.filter(|_| named(&spec.sink) == 1);
+    let mut sink = sink.filter(|_| named(&spec.sink) == 1);
     if sink.is_none() {
         problems.push(Problem::new("spec.sink", ONE_SINK));
     }
