@@ -384,6 +384,12 @@ impl Agenda {
         self.replace(index, Place::Later);
     }
 
+    /// Whether the unit of a meter answered the last time.
+    #[must_use]
+    pub fn answers(&self, meter: usize) -> bool {
+        self.unit(meter).is_some_and(Unit::answers)
+    }
+
     /// The unit of a meter did not answer while the line was held, which says nothing about it.
     pub fn unlucky(&mut self, meter: usize, reason: &str) {
         if let Some(unit) = self.entries.get(meter).map(|entry| entry.unit)

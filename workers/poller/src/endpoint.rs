@@ -269,6 +269,8 @@ impl<C: Connector> Endpoint<C> {
             .get(at)
             .is_some_and(|entry| entry.ahead.iter().any(lost));
         let held = self.line.hold().until(began).filter(|_| !was_lost);
+        // Whoever answered until now is believed before the estimate is.
+        let doubtful = self.agenda.answers(at) && !was_lost && self.line.hold().may_be_longer(began);
         let expected = self.line.hold().expected();
         let timeouts = self.agenda.may_cost(wall, began, expected);
         let Some(entry) = self.entries.get_mut(at) else {
@@ -304,7 +306,10 @@ impl<C: Connector> Endpoint<C> {
         let now = Instant::now();
         let free = self.line.hold().until(now).unwrap_or(now);
         let innocent = matches!(manner, Manner::Usual | Manner::Hopeful);
-        if poll.verdict == Verdict::Silent && held.is_some() && innocent {
+        if poll.verdict == Verdict::Silent && (held.is_some() || doubtful) && innocent {
+            if held.is_none() {
+                self.line.prolong();
+            }
             if manner == Manner::Hopeful {
                 self.line.queue();
             }
@@ -317,7 +322,7 @@ impl<C: Connector> Endpoint<C> {
                 entry.held = true;
                 return Polled::Later(free - now);
             }
-            if !entry.held {
+            if !entry.held || doubtful {
                 return Polled::Unlucky(poll);
             }
         }

@@ -5,6 +5,10 @@
 //! after a timeout: where it takes much longer than usual, the line was held until then. Where it does not, it was
 //! free by then; and where it was asked as early as the estimate allows, the estimate is lowered a little further, so
 //! that it finds its way down too.
+//!
+//! A line that is held longer than any answer is waited for shows that in no answer. So where a unit that answered until
+//! just now does not, on a line that nobody has answered on since a question was given up, the line is believed to be
+//! held longer, up to a bound: otherwise one unit after the other would be taken for silent.
 
 use std::time::Duration;
 
@@ -27,6 +31,8 @@ pub struct Hold {
     free_at: Option<Instant>,
     /// Whether another unit was asked to see if the line is held at all, and did not answer either.
     queued: bool,
+    /// When the first question was sent since the last answer of anybody.
+    quiet_since: Option<Instant>,
 }
 
 impl Hold {
@@ -39,6 +45,7 @@ impl Hold {
             lost: None,
             free_at: None,
             queued: false,
+            quiet_since: None,
         }
     }
 
@@ -67,8 +74,24 @@ impl Hold {
         self.free_at = Some(self.free_at.unwrap_or(now) + self.estimate);
     }
 
+    /// Whether the line may be held longer than was thought: nobody has answered on it since a question that was given
+    /// up, and that was not long ago. A gateway that holds its line longer than any answer is waited for shows that
+    /// in no answer, and one that queues what was given up holds it for each question in its turn.
+    #[must_use]
+    pub fn may_be_longer(&self, now: Instant) -> bool {
+        self.quiet_since
+            .is_some_and(|since| now.saturating_duration_since(since) <= LONGEST)
+    }
+
+    /// Somebody who answered until just now did not, and it may be for the line: it is given twice as long.
+    pub fn prolong(&mut self, now: Instant) {
+        self.estimate = self.estimate.saturating_mul(2).min(LONGEST).max(self.timeout);
+        self.free_at = Some(now + self.estimate);
+    }
+
     /// A question sent at `sent` was given up at `now`.
     pub fn timed_out(&mut self, sent: Instant, now: Instant) {
+        self.quiet_since.get_or_insert(sent);
         let held = self.until(sent).is_some();
         if self.lost.is_none() || !held {
             self.lost = Some(sent);
@@ -82,7 +105,7 @@ impl Hold {
 
     /// A question sent at `sent` was answered at `now`; usually that takes `usual`.
     pub fn answered(&mut self, sent: Instant, now: Instant, usual: Duration) {
-        self.free_at = None;
+        (self.free_at, self.quiet_since) = (None, None);
         if std::mem::take(&mut self.queued) {
             // Which of the two held it, and how long, cannot be said.
             self.lost = None;
@@ -156,6 +179,34 @@ mod tests {
         hold.queue(start + 1_002 * MS);
         assert_eq!(hold.until(start + 1_002 * MS), Some(start + 2_002 * MS));
         assert!(!hold.may_be_doubted());
+    }
+
+    #[test]
+    fn a_line_that_is_quiet_may_be_held_longer_than_thought() {
+        let (mut hold, start) = (Hold::new(200 * MS), Instant::now());
+        assert!(!hold.may_be_longer(start), "nobody was asked in vain");
+        hold.timed_out(start, start + 200 * MS);
+        // Believed free after a second; whoever answers otherwise does not then.
+        hold.timed_out(start + 1_500 * MS, start + 1_700 * MS);
+        assert!(hold.may_be_longer(start + 1_700 * MS));
+        hold.prolong(start + 1_700 * MS);
+        assert_eq!(hold.expected(), 2 * ASSUMED);
+        assert_eq!(hold.until(start + 1_700 * MS), Some(start + 3_700 * MS));
+        for _ in 0..9 {
+            hold.prolong(start + 1_700 * MS);
+        }
+        assert_eq!(hold.expected(), LONGEST);
+        assert!(
+            !hold.may_be_longer(start + LONGEST + MS),
+            "no line is held for ever"
+        );
+        hold.answered(start + 4_000 * MS, start + 4_005 * MS, 5 * MS);
+        assert!(!hold.may_be_longer(start + 4_005 * MS));
+        assert!(
+            hold.expected() < 3_000 * MS,
+            "it was free by then: {:?}",
+            hold.expected()
+        );
     }
 
     #[test]

@@ -167,6 +167,11 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
         self.hold.queue(Instant::now());
     }
 
+    /// See [`Hold::prolong`].
+    pub fn prolong(&mut self) {
+        self.hold.prolong(Instant::now());
+    }
+
     /// What requests were seen to cost.
     pub fn cost(&mut self) -> &mut Estimator {
         &mut self.cost

@@ -209,7 +209,7 @@ async fn records_wait_for_a_registry_that_is_away_or_refuses() {
                 source.start(partitions.into_iter().map(|p| (p, Start::Beginning)).collect());
             }
             SourceEvent::Messages(_, messages) => {
-                frames.extend(messages.into_iter().map(|m| m.payload.unwrap()[..5].to_vec()));
+                frames.extend(messages.iter().map(|m| m.payload.unwrap()[..5].to_vec()));
             }
             _ => {}
         }

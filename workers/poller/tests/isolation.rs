@@ -493,3 +493,25 @@ async fn a_unit_that_answers_every_other_question_is_read_in_almost_as_many_slot
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_holds_its_line_longer_than_thought_is_found_out_within_a_few_slots() {
+    // It turns to what was given up too, so that one silent unit after the other holds the line.
+    for hold in 1..=4 {
+        for silent_units in [vec![2], vec![2, 4, 5]] {
+            let bench = Bench::start(1..=6, 5 * SECOND, silent(silent_units.clone(), hold * SECOND));
+            sleep(1000 * SECOND).await;
+            for unit in (1..=6).filter(|unit| !silent_units.contains(unit)) {
+                let readings = bench.of(unit);
+                assert_accounted_for(&readings, 5 * SECOND);
+                let bad = readings
+                    .iter()
+                    .rposition(|reading| (reading.quality, reading.skipped) != (Quality::Good, 0));
+                assert!(
+                    bad.is_none_or(|last| last < 4),
+                    "held for {hold} s by {silent_units:?}: unit {unit} was not read in slot {bad:?}"
+                );
+            }
+        }
+    }
+}

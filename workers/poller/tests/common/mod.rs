@@ -245,8 +245,8 @@ async fn take(mut source: MemorySource, sender: tokio::sync::mpsc::UnboundedSend
                 source.start(starts);
             }
             SourceEvent::Messages(place, messages) => {
-                for message in &messages {
-                    let record = Record::parse(message.payload.as_ref().unwrap()).unwrap();
+                for message in messages.iter() {
+                    let record = Record::parse(message.payload.unwrap()).unwrap();
                     // A test may have seen enough.
                     let _ = sender.send(record);
                 }
