@@ -19,6 +19,9 @@ use super::super::table::Table;
 /// record's own, for a record that says it of years is not to be believed.
 const MOST_INTERVALS: i64 = 10_000;
 
+/// How far back readings count from before anybody asked what to expect of a meter.
+const EARLIER: &str = "366 days";
+
 /// The worker's own table of this module.
 pub const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS corrente.ledgers (
@@ -297,16 +300,18 @@ pub async fn fill(
             &[&pipeline, &names, &every, &now],
         )
         .await?;
-    // A meter was polled before anybody asked what to expect of it, where there are earlier readings.
+    // A meter was polled before anybody asked what to expect of it, where there are earlier readings. Those of a clock
+    // that ran wild say nothing.
     transaction
         .execute(
             &format!(
                 "UPDATE {meters} m SET since = f.first \
-                 FROM (SELECT meter, min(first_slot) AS first FROM {ledger} WHERE expected IS NULL GROUP BY meter) f \
+                 FROM (SELECT meter, min(first_slot) AS first FROM {ledger} WHERE expected IS NULL \
+                       AND first_slot > $2::text::timestamptz - INTERVAL '{EARLIER}' GROUP BY meter) f \
                  WHERE m.pipeline = $1 AND m.meter = f.meter AND f.first < m.since AND NOT EXISTS \
                      (SELECT FROM {meters} e WHERE e.pipeline = m.pipeline AND e.meter = m.meter AND e.since < m.since)"
             ),
-            &[&pipeline],
+            &[&pipeline, &now],
         )
         .await?;
     let step = format!("INTERVAL '{interval} milliseconds'");
@@ -324,6 +329,7 @@ pub async fn fill(
              (SELECT min(l.bucket) FROM {ledger} l WHERE l.expected IS NULL AND EXISTS \
                  (SELECT FROM {meters} m WHERE m.meter = l.meter AND m.since < l.bucket + {step})))"
     );
+    // In the order of the batches, so that neither waits for the other.
     transaction
         .execute(
             &format!(
@@ -333,7 +339,7 @@ pub async fn fill(
                  FROM f, {meters} m, LATERAL generate_series( \
                      date_bin({step}, greatest(f.at, m.since), 'epoch'), \
                      least($1::text::timestamptz, m.until), {step}) AS b (at) \
-                 GROUP BY 1, 2 \
+                 GROUP BY 1, 2 ORDER BY m.meter COLLATE \"C\", b.at \
                  ON CONFLICT (meter, bucket) DO UPDATE SET expected = excluded.expected \
                  WHERE l.expected IS DISTINCT FROM excluded.expected"
             ),

@@ -198,9 +198,9 @@ impl Upkeep {
             }
         };
         let rollups = self.rollups(client, now).await;
-        // What is not rolled up yet is not dropped yet.
-        let settled = rollups.as_ref().is_ok_and(|rollups| !rollups.more);
-        let dropped = if settled {
+        // What cannot be rolled up is not dropped. (Of a long backlog, the oldest intervals are reckoned before they are
+        // old enough to be dropped.)
+        let dropped = if rollups.is_ok() {
             self.drop_old(client, now).await
         } else {
             Ok(Round::default())

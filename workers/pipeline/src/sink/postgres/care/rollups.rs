@@ -10,7 +10,10 @@
 //! An interval older than the retention of the rows is not reckoned again: some of its rows may be gone, and what
 //! the roll-up holds was reckoned from all of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
 use corrente_config::tables::RollupConfig;
 use corrente_crds::tables::Layout as Shape;
@@ -24,8 +27,10 @@ use super::super::{
 };
 use crate::sink::columns::quote;
 
-/// Intervals that are reckoned in one go, so that a long backlog leaves room for the rest of the upkeep.
-const AT_ONCE: usize = 64;
+/// How long intervals are reckoned in one go, so that a long backlog leaves room for the rest of the upkeep.
+const AT_ONCE: Duration = Duration::from_secs(5);
+/// How many of the newest intervals come before the others.
+const NEWEST: usize = 2;
 /// How often an open interval is reckoned in its length.
 const OPEN: i64 = 12;
 /// How many numbers a wide roll-up has room for: three columns each, and a table has 1600 at most.
@@ -322,7 +327,9 @@ fn sql_millis(millis: i64) -> String {
     format!("INTERVAL '{millis} milliseconds'")
 }
 
-/// Reckons the intervals that are due, newest first; gives whether some are left over.
+/// Reckons the intervals that are due; gives whether some are left over.
+///
+/// The newest come first, for people look at them, and then the oldest, whose rows are the next to go.
 pub async fn refresh(
     client: &mut Client,
     table: &Table,
@@ -335,11 +342,24 @@ pub async fn refresh(
         .tables
         .retention
         .and_then(|kept| i64::try_from(kept.as_millis()).ok());
-    let oldest = kept.map_or(i64::MIN, |kept| now.0.saturating_sub(kept));
+    if let Some(kept) = kept {
+        // Some of their rows may be gone: they stay as they are.
+        client
+            .execute(
+                "DELETE FROM corrente.rollup_log \
+                 WHERE table_schema = $1 AND rollup = $2 AND bucket < $3::text::timestamptz",
+                &[
+                    &table.schema,
+                    &rollup.table,
+                    &Timestamp(now.0.saturating_sub(kept)).to_string(),
+                ],
+            )
+            .await?;
+    }
     let noted = client
         .query(
             "SELECT DISTINCT (extract(epoch FROM bucket) * 1000)::bigint AS at FROM corrente.rollup_log \
-             WHERE table_schema = $1 AND rollup = $2 ORDER BY at DESC",
+             WHERE table_schema = $1 AND rollup = $2 ORDER BY at",
             &[&table.schema, &rollup.table],
         )
         .await?;
@@ -352,14 +372,19 @@ pub async fn refresh(
             due.push(begin);
         }
     }
-    let more = due.len() > AT_ONCE;
-    for begin in due.into_iter().take(AT_ONCE) {
-        reckon(client, table, rollup, begin, begin >= oldest).await?;
+    let newest = NEWEST.min(due.len());
+    due.rotate_right(newest);
+    let until = Instant::now() + AT_ONCE;
+    for begin in due {
+        if Instant::now() > until {
+            return Ok(true);
+        }
+        reckon(client, table, rollup, begin).await?;
         if begin + interval > now.0 {
             open.insert((rollup.table.clone(), begin), now.0);
         }
     }
-    Ok(more)
+    Ok(false)
 }
 
 /// Whether an interval is reckoned now: once it is over, and before that from time to time.
@@ -367,17 +392,11 @@ fn is_due(begin: i64, interval: i64, now: i64, reckoned: Option<i64>) -> bool {
     begin + interval <= now || reckoned.is_none_or(|at| now - at >= interval / OPEN || now < at)
 }
 
-/// Reckons an interval from its rows, where they are all there, and takes its notes away.
-async fn reckon(
-    client: &mut Client,
-    table: &Table,
-    rollup: &RollupConfig,
-    begin: i64,
-    whole: bool,
-) -> Result<(), Error> {
+/// Reckons an interval from its rows, and takes its notes away.
+async fn reckon(client: &mut Client, table: &Table, rollup: &RollupConfig, begin: i64) -> Result<(), Error> {
     let numbers = match table.tables.layout {
-        Shape::Wide if whole => widen(client, table, rollup).await?,
-        _ => vec![],
+        Shape::Wide => widen(client, table, rollup).await?,
+        Shape::Narrow => vec![],
     };
     let transaction = client.transaction().await?;
     // One at a time: what is reckoned later is from more rows.
@@ -395,10 +414,8 @@ async fn reckon(
             &[&table.schema, &rollup.table, &at],
         )
         .await?;
-    if whole {
-        let sql = statement(table, rollup, &numbers);
-        transaction.execute(&sql, &[&at]).await?;
-    }
+    let sql = statement(table, rollup, &numbers);
+    transaction.execute(&sql, &[&at]).await?;
     transaction.commit().await
 }
 
