@@ -5,10 +5,12 @@
 //! 3. [`read`]: poll once and show the decoded values beside the raw registers.
 //! 4. [`simulate`]: serve the meters of the manifests.
 //! 5. [`local`]: the whole chain in one process.
+//! 6. [`dead_letters`]: what a pipeline could not store: shown, replayed, removed. It needs the database alone.
 //!
-//! All of them begin with [`site`]: manifests become the same configuration files that the operator hands
+//! The others begin with [`site`]: manifests become the same configuration files that the operator hands
 //! to the workers. [`library`] has the meter models that the program brings along.
 
+pub mod dead_letters;
 pub mod library;
 pub mod local;
 pub mod plan;

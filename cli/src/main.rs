@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use corrente::{local, plan, read, simulate, validate};
+use corrente::{dead_letters, local, plan, read, simulate, validate};
 
 /// Meters to history: Modbus meters, Kafka and a database, as Kubernetes resources or in one process.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Simulate(simulate::Arguments),
     /// Run the whole chain of manifests in this process, into a SQLite file
     Local(local::Arguments),
+    /// Show, replay and remove what pipelines could not store
+    DeadLetters(dead_letters::Arguments),
 }
 
 #[tokio::main]
@@ -35,6 +37,7 @@ async fn main() -> ExitCode {
         Command::Read(arguments) => read::run(&arguments).await,
         Command::Simulate(arguments) => simulate::run(&arguments).await,
         Command::Local(arguments) => local::run(&arguments).await,
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments).await,
     };
     result.unwrap_or_else(|error| {
         eprintln!("corrente: {error:#}");

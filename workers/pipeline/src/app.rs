@@ -19,8 +19,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     alerts::deliver::{Alertmanager, Topic, deliver},
+    letters::Desk,
     run,
     sink::{
+        Sink,
         influx::InfluxSink,
         mongo::MongoSink,
         postgres::{
@@ -129,6 +131,14 @@ async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Re
     let source =
         KafkaSource::new(&config, &access, &settings).context("failed to start the Kafka consumer")?;
     let _alerts = alerts(&config, &settings, &shutdown)?;
+    let sink = PostgresSink::new(&config);
+    let desk = match sink.as_ref().and_then(Sink::another) {
+        Some(sink) => Desk::new(&config, &access, &settings, sink, state.clone())
+            .context("failed to start the producer of dead letters")?,
+        None => None,
+    };
+    // Cut off at the end: what it was about is begun anew by another worker.
+    let _desk = desk.map(|desk| AbortOnDropHandle::new(tokio::spawn(desk.run())));
     // A consumer keeps what it was made with. Ending in good order and being started again takes a second, and
     // is what the worker is best at: it goes on where the database says.
     let (ended, used) = (shutdown.clone(), settings.clone());

@@ -126,9 +126,19 @@ impl Batch {
             chain,
             run: 0,
             number: 0,
-            rising: self.marks.rising(),
+            rising: Some(self.marks.rising()),
             record: View::default(),
             sorted: Sorted::default(),
+        }
+    }
+
+    /// Begins a pass in which stream and seq say nothing: repeats are known by a key, or the records are known to be
+    /// new.
+    #[must_use]
+    pub fn unnumbered_rows<'b>(&'b self, chain: &'b Chain) -> Rows<'b> {
+        Rows {
+            rising: None,
+            ..self.rows(chain)
         }
     }
 }
@@ -155,7 +165,8 @@ pub struct Rows<'b> {
     run: usize,
     /// How many messages of the run are behind.
     number: usize,
-    rising: Rising<'b>,
+    /// `None` where stream and seq say nothing.
+    rising: Option<Rising<'b>>,
     record: View<'b>,
     sorted: Sorted<'b>,
 }
@@ -179,7 +190,7 @@ impl<'b> Rows<'b> {
     #[must_use]
     pub fn finish(mut self) -> Sorted<'b> {
         while self.next().is_some() {}
-        self.sorted.marks = self.rising.finish();
+        self.sorted.marks = self.rising.take().map(Rising::finish).unwrap_or_default();
         self.sorted
     }
 
@@ -216,8 +227,9 @@ impl<'b> Rows<'b> {
             self.sorted.dead.push(DeadLetter { origin, refusal });
             return None;
         }
-        if let (Some(stream), Some(seq)) = (&self.record.stream, self.record.seq)
-            && !self.rising.admit(stream, seq)
+        if let (Some(rising), Some(stream), Some(seq)) =
+            (&mut self.rising, &self.record.stream, self.record.seq)
+            && !rising.admit(stream, seq)
         {
             self.sorted.duplicates += 1;
             return None;

@@ -11,7 +11,8 @@
 //! 8. [`fault`]: how long to wait when the sink has a fault.
 //!
 //! At the rims: [`source`] reads from Kafka, [`sink`] stores, [`writer`] owns the sink's writers, [`mod@run`] is the main
-//! loop, [`state`] answers `/livez`, `/readyz` and `/status`, and [`app`] is the process.
+//! loop, [`state`] answers `/livez`, `/readyz` and `/status`, `letters` looks after the dead letters,
+//! and [`app`] is the process.
 //!
 //! *Exactly once* rests on the sink alone: it holds the next offset of each partition in the transaction
 //! that stores the rows, behind an epoch that each new owner raises. The broker's own committed offsets
@@ -34,6 +35,8 @@ pub mod writer;
 
 #[cfg(all(feature = "kafka", feature = "postgres"))]
 pub mod app;
+#[cfg(all(feature = "kafka", feature = "postgres"))]
+pub mod letters;
 
 pub use run::run;
 pub use state::PipelineState;

@@ -36,6 +36,8 @@ const MEMORY: usize = 64 * 1024 * 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// How often the lag is measured, in ticks.
 const LAG_TICKS: u64 = 5;
+/// How often what need not be known any more is dropped, in ticks; for the first time after a minute.
+const TIDY_TICKS: u64 = 3600;
 /// How long a partition that stopped waits before it is claimed again.
 const STOPPED: Duration = Duration::from_secs(10);
 /// The same after another worker took it: long enough for the broker to tell us that it is not ours.
@@ -116,6 +118,9 @@ impl<S: Source> Worker<S> {
                 _ = tick.tick() => {
                     ticks += 1;
                     self.look_after(ticks.is_multiple_of(LAG_TICKS)).await;
+                    if ticks % TIDY_TICKS == 60 {
+                        self.tidy();
+                    }
                 }
             }
         }
@@ -342,6 +347,19 @@ impl<S: Source> Worker<S> {
                     self.state.broker_failed(&error.to_string());
                     return;
                 }
+            }
+        }
+    }
+
+    /// Lets the sink drop what it need not know any more.
+    fn tidy(&self) {
+        for (place, partition) in &self.partitions {
+            if let (Phase::Reading, Some((low, _))) = (&partition.phase, self.watermarks.get(place)) {
+                let _ = self.jobs.send(Job::Tidy {
+                    place: partition.place.clone(),
+                    low: *low,
+                    cancel: partition.cancel.clone(),
+                });
             }
         }
     }

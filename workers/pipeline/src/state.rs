@@ -36,6 +36,8 @@ struct Inner {
     sink: BTreeMap<Option<TopicPartition>, Standing>,
     broker: Option<Standing>,
     partition: Option<Standing>,
+    /// Of what is done about dead letters: no reason to take the worker for unready.
+    letters: Option<Standing>,
     report: PipelineReport,
     partitions: BTreeMap<TopicPartition, PartitionReport>,
 }
@@ -100,6 +102,7 @@ impl Default for PipelineState {
                 sink: BTreeMap::new(),
                 broker: None,
                 partition: None,
+                letters: None,
                 report: PipelineReport::default(),
                 partitions: BTreeMap::new(),
             }),
@@ -260,11 +263,23 @@ impl PipelineState {
         inner.partitions = partitions;
     }
 
+    /// Dead letters cannot be published or replayed; it is tried again.
+    pub fn letters_failed(&self, reason: &str) {
+        if stand(&mut self.lock().letters, reason) {
+            tracing::warn!(reason, "the dead letters wait; trying again");
+        }
+    }
+
+    /// What is to be done about dead letters is done.
+    pub fn letters_answered(&self) {
+        self.lock().letters = None;
+    }
+
     /// What others rely on.
     #[must_use]
     pub fn report(&self) -> PipelineReport {
         let inner = self.lock();
-        let trouble = inner.trouble();
+        let trouble = inner.trouble().or(inner.letters.as_ref());
         PipelineReport {
             trouble: trouble.map(|s| s.trouble.clone()),
             ..inner.report.clone()

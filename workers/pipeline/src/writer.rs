@@ -37,6 +37,15 @@ pub enum Job {
         /// Cancelled when the claim has ended.
         cancel: CancellationToken,
     },
+    /// Drop what need not be known of a partition any more.
+    Tidy {
+        /// The partition.
+        place: Place,
+        /// The oldest offset of its log.
+        low: i64,
+        /// Cancelled when the claim has ended.
+        cancel: CancellationToken,
+    },
     /// Store a batch.
     Store {
         /// The claim.
@@ -62,7 +71,9 @@ impl Job {
     fn is_cancelled(&self) -> bool {
         match self {
             Self::Open => false,
-            Self::Claim { cancel, .. } | Self::Store { cancel, .. } => cancel.is_cancelled(),
+            Self::Claim { cancel, .. } | Self::Tidy { cancel, .. } | Self::Store { cancel, .. } => {
+                cancel.is_cancelled()
+            }
         }
     }
 
@@ -70,7 +81,7 @@ impl Job {
     fn place(&self) -> Option<&TopicPartition> {
         match self {
             Self::Open => None,
-            Self::Claim { place, .. } => Some(&place.partition),
+            Self::Claim { place, .. } | Self::Tidy { place, .. } => Some(&place.partition),
             Self::Store { batch, .. } => Some(&batch.place.partition),
         }
     }
@@ -243,6 +254,7 @@ async fn attempt<K: Sink>(
             }
             Err(error) => Some(error),
         },
+        Job::Tidy { place, low, .. } => sink.tidy(place, *low).await.err(),
         Job::Store { claim, batch, .. } => {
             let began = std::time::Instant::now();
             match sink.store(batch).await {

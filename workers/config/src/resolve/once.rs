@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use corrente_crds::{TelemetryPipelineSpec, once::Dedupe, pipeline::ColumnType};
+use corrente_crds::{TelemetryPipelineSpec, once::Dedupe, pipeline::ColumnType, tables::Layout};
 
 use crate::{
     Problem,
@@ -42,7 +42,14 @@ pub fn once(
     let (postgres, cut) = match sink {
         Some(SinkConfig::Postgres {
             hypertable, tables, ..
-        }) => (true, hypertable.is_some() || tables.partition_by.is_some()),
+        }) => {
+            if spec.dedupe == Dedupe::Key && tables.layout == Layout::Narrow {
+                let message = "a narrow table has several rows for each record, so that a key cannot tell records \
+                               apart: write layout wide, or dedupe: stream";
+                problems.push(Problem::new("spec.dedupe", message));
+            }
+            (true, hypertable.is_some() || tables.partition_by.is_some())
+        }
         Some(_) => (false, false),
         None => (true, false),
     };

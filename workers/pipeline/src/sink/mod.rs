@@ -117,6 +117,15 @@ pub trait Sink: Send + Sized + 'static {
     /// [`SinkError::Fenced`] where the partition is not ours any more, else as for the others.
     fn store(&mut self, batch: &Arc<Batch>) -> impl Future<Output = Result<Stored, SinkError>> + Send;
 
+    /// Drops what need not be known of a partition any more, whose log begins at `low`.
+    ///
+    /// # Errors
+    /// As for the others.
+    fn tidy(&mut self, place: &Place, low: i64) -> impl Future<Output = Result<(), SinkError>> + Send {
+        let _ = (place, low);
+        std::future::ready(Ok(()))
+    }
+
     /// Another writer to the same place, which works beside this one: batches of several partitions are stored at
     /// the same time then. `None` where there can be one alone.
     fn another(&self) -> Option<Self> {

@@ -239,7 +239,7 @@ async fn a_missing_extension_is_said_in_a_sentence() {
 #[ignore = "needs PostgreSQL"]
 async fn two_workers_widen_one_table_while_a_reader_looks_on() {
     let db = Database::new().await;
-    // Two pipelines, as two sites would have, on one table.
+    // Two pipelines, as two sites would have, each with its topic, on one table.
     let config = db.config(
         "t",
         Some(Hypertable {
@@ -248,11 +248,14 @@ async fn two_workers_widen_one_table_while_a_reader_looks_on() {
     );
     let mut other = config.clone();
     other.name = unique("p");
+    other.topics = vec!["u".to_owned()];
     let broker = MemoryBroker::new(2);
     let workers = [&config, &other].map(|c| Worker::start(c, broker.source(&c.topics), db.sink(c)));
-    let producer = producer(&broker, "t");
+    let producers = ["t", "u"].map(|topic| producer(&broker, topic));
     let table = db.table();
-    send(&producer, 0, &record("s", 0));
+    producers
+        .iter()
+        .for_each(|producer| send(producer, 0, &record("s", 0)));
     wait("a row of each", async || {
         workers.iter().all(|worker| worker.report().rows == 1)
     })
@@ -266,7 +269,9 @@ async fn two_workers_widen_one_table_while_a_reader_looks_on() {
     for seq in 1..300u64 {
         // Every tenth record brings a metric that was never there.
         let payload = record("s", seq).replace('}', &format!(",\"metric_{}\":{seq}}}", seq / 10));
-        send(&producer, (seq % 2) as i32, &payload);
+        for producer in &producers {
+            send(producer, (seq % 2) as i32, &payload);
+        }
     }
     workers[0].trouble("lock timeout").await;
     reader.batch_execute("COMMIT").await.unwrap();

@@ -64,6 +64,15 @@ impl Topic {
         assert!(deleted.into_iter().all(|result| result.is_ok()));
     }
 
+    /// Deletes a consumer group, once its last member has left.
+    pub async fn delete_group(&self, group: &str) {
+        crate::support::wait("the end of the group", async || {
+            let deleted = self.admin.delete_groups(&[group], &AdminOptions::new()).await;
+            deleted.is_ok_and(|all| all.iter().all(Result::is_ok))
+        })
+        .await;
+    }
+
     /// Deletes what is before `offset`, as retention does.
     pub async fn forget(&self, partition: i32, offset: i64) {
         let mut list = TopicPartitionList::new();

@@ -9,16 +9,19 @@
 use std::{ops::Range, pin::Pin};
 
 use bytes::Bytes;
+use corrente_record::View;
 use futures::SinkExt as _;
 use tokio::sync::Notify;
-use tokio_postgres::{CopyInSink, Error, Statement, Transaction, error::DbError};
-
-use corrente_record::View;
+use tokio_postgres::{
+    CopyInSink, Error, Statement, Transaction,
+    error::{DbError, SqlState},
+};
 
 use super::{
     beside::Beside,
     care::partitions::Places,
     encode::{HEADER, TRAILER},
+    keyed::Keyed,
     layout::Layout,
     rows::{Plan, Widened},
     search::Search,
@@ -38,6 +41,8 @@ pub struct Target<'a> {
     pub table: &'a str,
     /// Its columns.
     pub layout: &'a Layout,
+    /// The key by which a repeat is known, where it is known by one.
+    pub keyed: Option<&'a Keyed>,
     /// The columns of the COPY.
     pub plan: &'a mut Plan,
     /// Where rows have a place, where the table is cut into partitions.
@@ -50,6 +55,8 @@ pub struct Target<'a> {
 pub struct Copied<'b> {
     /// How many rows are in the table.
     pub rows: u64,
+    /// Rows whose key the table had already.
+    pub repeats: u64,
     /// Rows that do not fit, or that the database refused.
     pub refused: Vec<DeadLetter<'b>>,
     /// What the pass found beside them.
@@ -62,14 +69,41 @@ pub enum Streamed<'b> {
     Copied(Copied<'b>),
     /// The database refused some row; the transaction is of no use any more.
     Refused,
+    /// The same, and it was a key that the table had already.
+    Repeat,
     /// The table lacks columns or partitions.
     Missing,
+}
+
+/// What became of a row that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    /// It is appended.
+    Done,
+    /// It has columns that the plan lacks.
+    NoColumn,
+    /// It belongs into a partition that the table lacks.
+    NoPlace,
 }
 
 impl Target<'_> {
     /// Whether the table has, or can have, a place for the row; true where it has one.
     fn place(&self, record: &View<'_>) -> Result<bool, Refusal> {
         self.places.map_or(Ok(true), |places| places.hold(record.ts.0))
+    }
+
+    /// Appends a row; what it lacks of a plan or of a place is said instead.
+    fn encode(&mut self, record: &View<'_>, out: &mut Vec<u8>) -> Result<Encoding, Refusal> {
+        if let Some(keyed) = self.keyed {
+            keyed.check(record)?;
+        }
+        if !self.place(record)? {
+            return Ok(Encoding::NoPlace);
+        }
+        Ok(match self.plan.encode(record, out)? {
+            true => Encoding::Done,
+            false => Encoding::NoColumn,
+        })
     }
 
     async fn statement(&mut self, transaction: &Transaction<'_>) -> Result<Statement, Error> {
@@ -130,7 +164,13 @@ pub async fn stream<'b>(
     answered: &Notify,
 ) -> Result<Streamed<'b>, Error> {
     match try_stream(transaction, &mut into, rows, beside, answered).await {
-        Err(error) if error.as_db_error().is_some_and(is_refusal) => Ok(Streamed::Refused),
+        Err(error) if error.as_db_error().is_some_and(is_refusal) => {
+            let repeat = into.keyed.is_some() && error.code() == Some(&SqlState::UNIQUE_VIOLATION);
+            Ok(match repeat {
+                true => Streamed::Repeat,
+                false => Streamed::Refused,
+            })
+        }
         other => other,
     }
 }
@@ -144,20 +184,17 @@ async fn try_stream<'b>(
 ) -> Result<Streamed<'b>, Error> {
     let (mut copying, mut count, mut refused) = (Copying::new(), 0, vec![]);
     while let Some(row) = rows.next() {
-        let mut encoded = match into.place(row.record) {
-            Ok(true) => into.plan.encode(row.record, &mut copying.chunk),
-            Ok(false) => return Ok(Streamed::Missing),
-            Err(refusal) => Err(refusal),
-        };
-        if encoded == Ok(false) {
+        let mut encoded = into.encode(row.record, &mut copying.chunk);
+        if encoded == Ok(Encoding::NoColumn) {
             copying.finish(transaction, into).await?;
             encoded = match into.plan.widen(into.layout, row.record) {
-                Widened::Known => into.plan.encode(row.record, &mut copying.chunk),
+                Widened::Known => into.encode(row.record, &mut copying.chunk),
                 Widened::Missing => return Ok(Streamed::Missing),
                 Widened::Refused(refusal) => Err(refusal),
             };
         }
         match encoded {
+            Ok(Encoding::NoPlace) => return Ok(Streamed::Missing),
             Ok(_) => {
                 count += 1;
                 for beside in &mut *beside {
@@ -177,6 +214,7 @@ async fn try_stream<'b>(
     copying.finish(transaction, into).await?;
     Ok(Streamed::Copied(Copied {
         rows: count,
+        repeats: 0,
         refused,
         sorted: rows.finish(),
     }))
@@ -221,12 +259,14 @@ impl Encoded<'_> {
     }
 }
 
-/// Copies the rows that the database takes, and finds those that it refuses. `rows` begins a pass, as often as it is
-/// called; `None` where the table lacks columns.
+/// Copies the rows that the database takes, and finds those that it refuses, of which there is about one in `distance`.
+/// Where the table has a key, repeats are left out. `rows` begins a pass, as often as it is called; `None` where the
+/// table lacks columns.
 pub async fn search<'b>(
     transaction: &Transaction<'_>,
     mut into: Target<'_>,
     rows: impl Fn() -> Rows<'b>,
+    distance: usize,
     answered: &Notify,
 ) -> Result<Option<Copied<'b>>, Error> {
     // All columns that the batch needs, so that it is one COPY whatever is tried.
@@ -244,14 +284,10 @@ pub async fn search<'b>(
     }
     let (mut pass, mut encoded, mut refused) = (rows(), Encoded::default(), vec![]);
     while let Some(row) = pass.next() {
-        let placed = match into.place(row.record) {
-            Ok(true) => into.plan.encode(row.record, &mut encoded.bytes),
-            Ok(false) => return Ok(None),
-            Err(refusal) => Err(refusal),
-        };
-        let done = match placed {
-            Ok(true) => Ok(()),
-            Ok(false) => match into.plan.widen(into.layout, row.record) {
+        let done = match into.encode(row.record, &mut encoded.bytes) {
+            Ok(Encoding::Done) => Ok(()),
+            Ok(Encoding::NoPlace) => return Ok(None),
+            Ok(Encoding::NoColumn) => match into.plan.widen(into.layout, row.record) {
                 Widened::Refused(refusal) => Err(refusal),
                 Widened::Known | Widened::Missing => return Ok(None),
             },
@@ -272,72 +308,118 @@ pub async fn search<'b>(
             }),
         }
     }
-    let mut copied = Copied {
-        rows: encoded.rows.len() as u64,
-        refused,
-        sorted: pass.finish(),
-    };
-    let found = try_rows(transaction, &mut into, &encoded, answered).await?;
-    copied.rows -= found.len() as u64;
-    let letters = found.into_iter().filter_map(|(row, refusal)| {
+    let sorted = pass.finish();
+    let tried = Tries::begin(transaction, &mut into)
+        .await?
+        .all(&encoded, distance, answered)
+        .await?;
+    let found = tried.refused.len();
+    let letters = tried.refused.into_iter().filter_map(|(row, refusal)| {
         let Place { origin, .. } = encoded.rows.get(row)?;
         Some(DeadLetter {
             origin: *origin,
             refusal,
         })
     });
-    copied.refused.extend(letters);
-    Ok(Some(copied))
+    refused.extend(letters);
+    Ok(Some(Copied {
+        rows: tried.rows,
+        repeats: (encoded.rows.len() - found) as u64 - tried.rows,
+        refused,
+        sorted,
+    }))
 }
 
-/// Tries the rows; gives the refused ones, by their place in [`Encoded::rows`]. Tells `answered` whenever the database
-/// did something.
-async fn try_rows(
-    transaction: &Transaction<'_>,
-    into: &mut Target<'_>,
-    encoded: &Encoded<'_>,
-    answered: &Notify,
-) -> Result<Vec<(usize, Refusal)>, Error> {
-    let mut refused = vec![];
-    let mut search = Search::new(encoded.rows.len());
-    if search.range().is_none() {
-        return Ok(refused);
-    }
-    let statement = into.statement(transaction).await?;
-    transaction.batch_execute("SAVEPOINT rows").await?;
-    while let Some(range) = search.range() {
-        let first = range.start;
-        let end = match copy_range(transaction, &statement, encoded.of(range)).await {
-            Ok(()) => {
-                search.stored();
-                "RELEASE SAVEPOINT rows"
-            }
-            Err(error) => {
-                let Some(refusal) = error.as_db_error().filter(|error| is_refusal(error)) else {
-                    return Err(error);
-                };
-                if let Some(row) = search.refused(
-                    refusal
-                        .where_()
-                        .and_then(line)
-                        .map(|line| encoded.row(first, line)),
-                ) {
-                    refused.push((row, describe(refusal)));
-                }
-                "ROLLBACK TO SAVEPOINT rows; RELEASE SAVEPOINT rows"
-            }
+/// What came of the tries.
+#[derive(Default)]
+struct Tried {
+    /// Rows that are in the table.
+    rows: u64,
+    /// Rows that were refused, by their place in [`Encoded::rows`].
+    refused: Vec<(usize, Refusal)>,
+}
+
+/// How a range of rows is tried.
+struct Tries<'a> {
+    transaction: &'a Transaction<'a>,
+    copy: Statement,
+    /// Where there is a key, the statement that brings all rows from the temporary table into the table, and the one
+    /// for a part of them.
+    merge: Option<(Statement, Statement)>,
+}
+
+impl<'a> Tries<'a> {
+    async fn begin(transaction: &'a Transaction<'a>, into: &mut Target<'_>) -> Result<Self, Error> {
+        let Some(keyed) = into.keyed else {
+            return Ok(Self {
+                transaction,
+                copy: into.statement(transaction).await?,
+                merge: None,
+            });
         };
-        // In one round trip with the next savepoint, for there may be thousands.
-        if search.range().is_some() {
-            transaction
-                .batch_execute(&format!("{end}; SAVEPOINT rows"))
-                .await?;
-        } else {
-            transaction.batch_execute(end).await?;
-        }
-        answered.notify_one();
+        let stage = keyed.stage(transaction, into.table, into.layout).await?;
+        let columns = into.plan.columns();
+        let copy = format!("COPY {stage} ({columns}) FROM STDIN (FORMAT binary)");
+        let copy = into.statements.get(transaction, &copy).await?;
+        let all = keyed.merge(&stage, into.table, &columns, true);
+        let some = keyed.merge(&stage, into.table, &columns, false);
+        let all = into.statements.get(transaction, &all).await?;
+        let some = into.statements.get(transaction, &some).await?;
+        Ok(Self {
+            transaction,
+            copy,
+            merge: Some((all, some)),
+        })
     }
-    Ok(refused)
+
+    /// Tries all rows. Tells `answered` whenever the database did something.
+    async fn all(self, encoded: &Encoded<'_>, distance: usize, answered: &Notify) -> Result<Tried, Error> {
+        let mut tried = Tried::default();
+        let mut search = Search::new(encoded.rows.len(), distance);
+        let mut before = "SAVEPOINT rows";
+        while let Some(range) = search.range() {
+            // In one round trip, for there may be thousands: what is asked first is sent first.
+            let first = range.start;
+            let (savepoint, stored) =
+                futures::join!(self.transaction.batch_execute(before), self.range(encoded, range));
+            savepoint?;
+            before = match stored {
+                Ok(rows) => {
+                    tried.rows += rows;
+                    search.stored();
+                    "RELEASE SAVEPOINT rows; SAVEPOINT rows"
+                }
+                Err(error) => {
+                    let Some(refusal) = error.as_db_error().filter(|error| is_refusal(error)) else {
+                        return Err(error);
+                    };
+                    let line = refusal.where_().and_then(line);
+                    if let Some(row) = search.refused(line.map(|line| encoded.row(first, line))) {
+                        tried.refused.push((row, describe(refusal)));
+                    }
+                    "ROLLBACK TO SAVEPOINT rows; RELEASE SAVEPOINT rows; SAVEPOINT rows"
+                }
+            };
+            answered.notify_one();
+        }
+        // The last savepoint goes with the transaction.
+        if !encoded.rows.is_empty() {
+            self.transaction.batch_execute(before).await?;
+        }
+        Ok(tried)
+    }
+
+    /// Tries some rows; gives how many of them are in the table.
+    async fn range(&self, encoded: &Encoded<'_>, range: Range<usize>) -> Result<u64, Error> {
+        let all = range.len() == encoded.rows.len();
+        let count = range.len() as u64;
+        copy_range(self.transaction, &self.copy, encoded.of(range)).await?;
+        match &self.merge {
+            None => Ok(count),
+            Some((merge, _)) if all => self.transaction.execute(merge, &[]).await,
+            Some((_, merge)) => self.transaction.execute(merge, &[]).await,
+        }
+    }
 }
 
 async fn copy_range(transaction: &Transaction<'_>, statement: &Statement, body: &[u8]) -> Result<(), Error> {

@@ -2,15 +2,20 @@
 //! high-water marks, and the dead letters.
 //!
 //! `corrente.offsets` has a row per pipeline, cluster, topic and partition. A claim raises its epoch; a
-//! batch locks it, and goes on only if epoch and offset are still its own. `corrente.streams` does not name
-//! the cluster: a stream's id is its own everywhere, so records that reach the table by way of a second
-//! cluster are recognised too.
+//! batch locks it, and goes on only if epoch and offset are still its own. The row names the table too: a second
+//! pipeline would store each record of the partition in it once more, and is refused. Where the pipeline had another
+//! name, the claim takes over what was kept under that.
+//!
+//! `corrente.streams` does not tell clusters apart: a stream's id is its own everywhere, so records that reach the
+//! table by way of a second cluster are recognised too. A mark is dropped ([`tidy`]) only when nothing can come any
+//! more that it would have to recognise.
 
 use std::collections::HashMap;
 
+use corrente_runtime::broker::TopicPartition;
 use tokio_postgres::{Client, Error, Transaction};
 
-use super::session::Statements;
+use super::session::{Statements, describe};
 use crate::{
     assignment::{Fingerprint, Position},
     batch::{Batch, DeadLetter, Place},
@@ -55,14 +60,35 @@ const TABLES: &str = "
         column_name text,
         reason text NOT NULL
     );
+    ALTER TABLE corrente.offsets ADD COLUMN IF NOT EXISTS stored_in text;
+    CREATE UNIQUE INDEX IF NOT EXISTS offsets_stored_in ON corrente.offsets (stored_in, topic, partition, cluster);
+    ALTER TABLE corrente.streams ADD COLUMN IF NOT EXISTS cluster text, ADD COLUMN IF NOT EXISTS last_offset bigint;
+    ALTER TABLE corrente.dead_letters ADD COLUMN IF NOT EXISTS replay_asked_at timestamptz,
+        ADD COLUMN IF NOT EXISTS replayed_at timestamptz;
+    CREATE INDEX IF NOT EXISTS dead_letters_origin ON corrente.dead_letters (pipeline, cluster, topic, partition, id);
+    CREATE INDEX IF NOT EXISTS dead_letters_asked ON corrente.dead_letters (pipeline, id)
+        WHERE replay_asked_at IS NOT NULL AND replayed_at IS NULL;
+    CREATE TABLE IF NOT EXISTS corrente.dead_letters_published (
+        pipeline text NOT NULL,
+        cluster text NOT NULL,
+        topic text NOT NULL,
+        partition integer NOT NULL,
+        id bigint NOT NULL,
+        PRIMARY KEY (pipeline, cluster, topic, partition)
+    );
 ";
+
+/// How long a stream must have been silent before its mark may be dropped. A spool outlives its poller, on a volume
+/// of its own, and a poller that comes back sends again what it does not know to be stored: a plant that rests for a
+/// season must not store its last seconds twice.
+const SILENT: &str = "400 days";
 
 /// Makes the tables where they are missing. A worker that finds them needs no right to make any.
 pub async fn create(client: &mut Client) -> Result<(), Error> {
     let found = client
         .query_one(
-            "SELECT to_regclass('corrente.offsets') IS NOT NULL AND to_regclass('corrente.streams') IS NOT NULL \
-             AND to_regclass('corrente.dead_letters') IS NOT NULL",
+            // The youngest of them: the others were there before.
+            "SELECT to_regclass('corrente.dead_letters_published') IS NOT NULL",
             &[],
         )
         .await?;
@@ -78,18 +104,85 @@ pub async fn create(client: &mut Client) -> Result<(), Error> {
     transaction.commit().await
 }
 
+/// Who claims.
+#[derive(Clone, Copy, Debug)]
+pub struct Claimant<'a> {
+    /// The pipeline, with its namespace.
+    pub pipeline: &'a str,
+    /// The name that it had before.
+    pub renamed_from: Option<&'a str>,
+    /// The table that it stores in.
+    pub stored_in: &'a str,
+}
+
+/// Why a partition was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// The database did not do it.
+    #[error("failed to claim a partition: {}", describe(.0))]
+    Database(#[from] Error),
+    /// Another pipeline stores it in the same table.
+    #[error(
+        "the table {stored_in} has the records of {place} from the pipeline {other} already, and this one would store \
+         each of them again. If it is that pipeline under a new name, set renamedFrom to the old one; to store twice, \
+         name another table; if {other} is gone for good, run DELETE FROM corrente.offsets WHERE pipeline = '{other}'"
+    )]
+    Taken {
+        /// The table.
+        stored_in: String,
+        /// The partition.
+        place: TopicPartition,
+        /// The other pipeline.
+        other: String,
+    },
+}
+
 /// Takes a partition over.
-pub async fn claim(client: &mut Client, pipeline: &str, place: &Place) -> Result<Claimed, Error> {
-    let topic: &str = &place.partition.topic;
+pub async fn claim(
+    client: &mut Client,
+    claimant: Claimant<'_>,
+    place: &Place,
+) -> Result<Claimed, ClaimError> {
+    let (pipeline, topic) = (claimant.pipeline, &*place.partition.topic);
     let transaction = client.transaction().await?;
+    if let Some(old) = claimant.renamed_from {
+        rename(&transaction, old, pipeline, place).await?;
+    }
+    let other = transaction
+        .query_opt(
+            "SELECT pipeline FROM corrente.offsets \
+             WHERE stored_in = $1 AND topic = $2 AND partition = $3 AND cluster = $4 AND pipeline <> $5",
+            &[
+                &claimant.stored_in,
+                &topic,
+                &place.partition.partition,
+                &&*place.cluster,
+                &pipeline,
+            ],
+        )
+        .await?;
+    if let Some(other) = other {
+        return Err(ClaimError::Taken {
+            stored_in: claimant.stored_in.to_owned(),
+            place: place.partition.clone(),
+            other: other.try_get(0)?,
+        });
+    }
     // Waits for a batch of an earlier owner that is under way, and sees what it stored.
     let row = transaction
         .query_one(
-            "INSERT INTO corrente.offsets (pipeline, cluster, topic, partition, epoch) VALUES ($1, $2, $3, $4, 1) \
+            "INSERT INTO corrente.offsets (pipeline, cluster, topic, partition, epoch, stored_in) \
+             VALUES ($1, $2, $3, $4, 1, $5) \
              ON CONFLICT (pipeline, cluster, topic, partition) \
-             DO UPDATE SET epoch = corrente.offsets.epoch + 1, updated_at = now() \
+             DO UPDATE SET epoch = corrente.offsets.epoch + 1, stored_in = $5, updated_at = now() \
              RETURNING epoch, next_offset, last_timestamp, last_key_crc, last_payload_crc",
-            &[&pipeline, &&*place.cluster, &topic, &place.partition.partition],
+            &[
+                &pipeline,
+                &&*place.cluster,
+                &topic,
+                &place.partition.partition,
+                &claimant.stored_in,
+            ],
         )
         .await?;
     let marks = transaction
@@ -128,6 +221,70 @@ pub async fn claim(client: &mut Client, pipeline: &str, place: &Place) -> Result
     };
     transaction.commit().await?;
     Ok(claimed)
+}
+
+/// Brings what was kept of a partition under the name `old` under the name `new`, unless there is something already.
+async fn rename(transaction: &Transaction<'_>, old: &str, new: &str, place: &Place) -> Result<(), Error> {
+    let (cluster, topic, partition) = (
+        &*place.cluster,
+        &*place.partition.topic,
+        place.partition.partition,
+    );
+    let renamed = transaction
+        .execute(
+            "UPDATE corrente.offsets o SET pipeline = $2 \
+             WHERE pipeline = $1 AND cluster = $3 AND topic = $4 AND partition = $5 AND NOT EXISTS ( \
+                 SELECT FROM corrente.offsets n \
+                 WHERE n.pipeline = $2 AND n.cluster = $3 AND n.topic = $4 AND n.partition = $5)",
+            &[&old, &new, &cluster, &topic, &partition],
+        )
+        .await?;
+    if renamed == 0 {
+        return Ok(());
+    }
+    transaction
+        .execute(
+            "WITH old AS (DELETE FROM corrente.streams WHERE pipeline = $1 AND topic = $3 AND partition = $4 RETURNING *) \
+             INSERT INTO corrente.streams (pipeline, topic, partition, stream, seq, updated_at, cluster, last_offset) \
+             SELECT $2, topic, partition, stream, seq, updated_at, cluster, last_offset FROM old \
+             ON CONFLICT (pipeline, topic, partition, stream) \
+             DO UPDATE SET seq = greatest(corrente.streams.seq, excluded.seq)",
+            &[&old, &new, &topic, &partition],
+        )
+        .await?;
+    for table in ["dead_letters", "dead_letters_published"] {
+        let sql = format!(
+            "UPDATE corrente.{table} SET pipeline = $2 \
+             WHERE pipeline = $1 AND cluster = $3 AND topic = $4 AND partition = $5"
+        );
+        transaction
+            .execute(&sql, &[&old, &new, &cluster, &topic, &partition])
+            .await?;
+    }
+    tracing::info!(partition = %place.partition, old, "taken over from the pipeline's old name");
+    Ok(())
+}
+
+/// Drops marks that have nothing left to recognise: the partition's log, which begins at `low`, holds no record of the
+/// stream any more, so that nobody can read one again; and the stream has been silent for so long that its spool will
+/// not come back with one. Gives how many there were.
+pub async fn tidy(client: &Client, pipeline: &str, place: &Place, low: i64) -> Result<u64, Error> {
+    let sql = format!(
+        "DELETE FROM corrente.streams WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND cluster = $4 \
+         AND last_offset < $5 AND updated_at < now() - interval '{SILENT}'"
+    );
+    client
+        .execute(
+            &sql,
+            &[
+                &pipeline,
+                &&*place.partition.topic,
+                &place.partition.partition,
+                &&*place.cluster,
+                &low,
+            ],
+        )
+        .await
 }
 
 /// Whether a batch may be stored.
@@ -248,13 +405,20 @@ pub async fn advance(
             .iter()
             .map(|(_, seq)| i64::try_from(*seq).unwrap_or(i64::MAX))
             .collect();
-        let raise = "INSERT INTO corrente.streams (pipeline, topic, partition, stream, seq) \
-                     SELECT $1, $2, $3, * FROM unnest($4::text[], $5::bigint[]) \
+        // No record of the streams is behind the batch yet, so its end is where the log must have come to before a
+        // mark is of no use.
+        let raise = "INSERT INTO corrente.streams (pipeline, topic, partition, stream, seq, cluster, last_offset) \
+                     SELECT $1, $2, $3, *, $6, $7 FROM unnest($4::text[], $5::bigint[]) \
                      ON CONFLICT (pipeline, topic, partition, stream) \
-                     DO UPDATE SET seq = greatest(corrente.streams.seq, excluded.seq), updated_at = now()";
+                     DO UPDATE SET seq = greatest(corrente.streams.seq, excluded.seq), cluster = excluded.cluster, \
+                     last_offset = excluded.last_offset, updated_at = now()";
         let raise = statements.get(transaction, raise).await?;
+        let last = batch.next_offset - 1;
         transaction
-            .execute(&raise, &[&pipeline, &topic, &partition, &streams, &seqs])
+            .execute(
+                &raise,
+                &[&pipeline, &topic, &partition, &streams, &seqs, &cluster, &last],
+            )
             .await?;
     }
     let advance = "UPDATE corrente.offsets SET next_offset = $5, last_timestamp = $6, last_key_crc = $7, \

@@ -8,6 +8,10 @@
 //! 4. `ledger`: dead letters, the streams' marks, and the offset;
 //! 5. commit.
 //!
+//! Dead letters that are to be replayed go the same way ([`PostgresSink::replay`]): their own rows are locked in place
+//! of the partition's, and told what came of it. Where repeats are known by a key, [`keyed`] has the index and the way
+//! around it.
+//!
 //! The table is made and widened before it, by `table`. After any failure the connection is dropped and
 //! made anew by `session`: whatever was half done is gone with it, and what was learned of the table is
 //! learned again.
@@ -30,15 +34,17 @@ use self::{
     care::partitions::{self, Partitions, Places},
     copy::{Copied, Streamed, Target},
     fault::failed,
+    keyed::Keyed,
     layout::Layout,
-    ledger::Fence,
+    ledger::{ClaimError, Claimant, Fence},
+    letters::Asked,
     narrow::Narrow,
     rows::Plan,
     session::Statements,
     table::Table,
 };
 use crate::{
-    batch::{Batch, DeadLetter, Place},
+    batch::{Batch, DeadLetter, Place, Rows},
     fault::{Fault, FaultKind},
     sink::{Claimed, Sink, SinkError, Stored},
     transform::Chain,
@@ -52,14 +58,16 @@ mod derivation;
 mod derived;
 mod encode;
 mod fault;
+mod keyed;
 mod layout;
 mod ledger;
+pub mod letters;
 mod narrow;
 #[cfg(feature = "kafka")]
 pub mod outbox;
 mod rows;
 mod search;
-mod session;
+pub(crate) mod session;
 mod table;
 mod takeover;
 
@@ -84,6 +92,9 @@ struct Shared {
     table: Table,
     /// Set where the table is narrow.
     narrow: Option<Arc<Narrow>>,
+    /// The key by which repeats are known, where they are known by one.
+    keyed: Option<Keyed>,
+    renamed_from: Option<String>,
     chain: Chain,
     /// What says what is kept beside the rows.
     config: PipelineConfig,
@@ -98,8 +109,31 @@ struct Session {
     plan: Plan,
     /// Where rows have a place, where the table is cut into partitions.
     places: Option<Places>,
-    /// Whether the database refused rows of the last batch: it will refuse some of the next one too.
-    refusing: bool,
+    /// In how many rows of the last batch there was one that the database refused: it will refuse some of the next one
+    /// too.
+    refusing: Option<usize>,
+    /// Whether the last batch had keys that the table had already: the next one will have some too.
+    repeating: bool,
+}
+
+/// Of about how many rows one is bad, where nothing is known yet but that there is one.
+const DISTANCE: usize = 1000;
+
+/// What a batch is made of.
+enum Work<'a> {
+    /// Messages of a partition, whose row is locked and moved past them.
+    Messages(&'a Batch),
+    /// Dead letters, which are locked and told what came of them.
+    Letters(&'a Asked),
+}
+
+impl Work<'_> {
+    fn batch(&self) -> &Batch {
+        match self {
+            Self::Messages(batch) => batch,
+            Self::Letters(asked) => &asked.batch,
+        }
+    }
 }
 
 /// How a transaction ended.
@@ -111,6 +145,8 @@ enum Ended {
     Missing,
     /// The database refused rows, which are to be searched for.
     Refused,
+    /// There are keys that the table had already.
+    Repeats,
 }
 
 impl PostgresSink {
@@ -127,6 +163,8 @@ impl PostgresSink {
             pipeline: format!("{}/{}", config.namespace, config.name),
             table,
             narrow: narrow.map(Arc::new),
+            keyed: config.once.key.clone().map(Keyed::new),
+            renamed_from: config.once.renamed_from.clone(),
             chain: Chain::of(config),
             config: config.clone(),
             sent: Mutex::default(),
@@ -175,6 +213,13 @@ impl PostgresSink {
             .await
             .map_err(failed("make the tables of the schema corrente"))?;
         let layout = shared.table.ensure(&mut client).await.map_err(SinkError::Retry)?;
+        if let Some(keyed) = &shared.keyed {
+            let (quoted, name) = (shared.table.quoted(), &shared.table.name);
+            keyed
+                .ensure(&mut client, &quoted, name)
+                .await
+                .map_err(SinkError::Retry)?;
+        }
         for beside in &mut self.beside {
             beside.prepare(&mut client).await?;
         }
@@ -188,14 +233,15 @@ impl PostgresSink {
             layout,
             plan,
             places,
-            refusing: false,
+            refusing: None,
+            repeating: false,
         })
     }
 
     /// Makes the columns and the partitions that the batch needs.
-    async fn widen(shared: &Shared, session: &mut Session, batch: &Batch) -> Result<(), SinkError> {
+    async fn widen(shared: &Shared, session: &mut Session, work: &Work<'_>) -> Result<(), SinkError> {
         let table = &shared.table;
-        let missing = table.missing(&session.layout, batch.rows(&shared.chain));
+        let missing = table.missing(&session.layout, shared.rows(work));
         if !missing.is_empty() {
             let widened = table.widen(&mut session.client, &missing).await;
             session.layout = widened.map_err(SinkError::Retry)?;
@@ -204,7 +250,7 @@ impl PostgresSink {
         let Some(places) = &session.places else {
             return Ok(());
         };
-        let (mut instants, mut rows) = (BTreeSet::new(), batch.rows(&shared.chain));
+        let (mut instants, mut rows) = (BTreeSet::new(), shared.rows(work));
         while let Some(row) = rows.next() {
             if places.hold(row.record.ts.0) == Ok(false) {
                 instants.insert(row.record.ts.0);
@@ -223,19 +269,20 @@ impl PostgresSink {
     async fn store_in(
         &mut self,
         session: &mut Session,
-        batch: &Batch,
+        work: Work<'_>,
         answered: &Notify,
     ) -> Result<Stored, SinkError> {
         let shared = self.shared.clone();
         let table = &shared.table;
         for _ in 0..TRIES {
-            match self.transact(&shared, session, batch, answered).await? {
+            match self.transact(&shared, session, &work, answered).await? {
                 Ended::Stored(stored) => {
                     session.plan.settle();
                     return Ok(stored);
                 }
-                Ended::Refused => session.refusing = true,
-                Ended::Missing => Self::widen(&shared, session, batch).await?,
+                Ended::Refused => session.refusing = Some(DISTANCE),
+                Ended::Repeats => session.repeating = true,
+                Ended::Missing => Self::widen(&shared, session, &work).await?,
                 Ended::Altered => {
                     let read = Layout::read(&session.client, &table.schema, &table.name).await;
                     session.layout = read.map_err(failed("read the table's columns"))?;
@@ -257,20 +304,30 @@ impl PostgresSink {
         &mut self,
         shared: &Shared,
         session: &mut Session,
-        batch: &Batch,
+        work: &Work<'_>,
         answered: &Notify,
     ) -> Result<Ended, SinkError> {
-        let failed = failed("store a batch");
+        let (failed, batch) = (failed("store a batch"), work.batch());
         let (table, statements) = (&shared.table, &mut session.statements);
         let transaction = session.client.transaction().await.map_err(&failed)?;
-        takeover::mark(&transaction, statements, &shared.pipeline, &batch.place)
-            .await
-            .map_err(&failed)?;
-        let fence = ledger::fence(&transaction, statements, &shared.pipeline, batch).await;
-        match fence.map_err(&failed)? {
-            Fence::Open => {}
-            Fence::Stored => return Ok(Ended::Stored(shared.confirmed(batch))),
-            Fence::Closed(reason) => return Err(SinkError::Fenced(reason)),
+        match work {
+            Work::Messages(batch) => {
+                takeover::mark(&transaction, statements, &shared.pipeline, &batch.place)
+                    .await
+                    .map_err(&failed)?;
+                let fence = ledger::fence(&transaction, statements, &shared.pipeline, batch).await;
+                match fence.map_err(&failed)? {
+                    Fence::Open => {}
+                    Fence::Stored => return Ok(Ended::Stored(shared.confirmed(batch))),
+                    Fence::Closed(reason) => return Err(SinkError::Fenced(reason)),
+                }
+            }
+            Work::Letters(asked) => {
+                if !letters::lock(&transaction, asked).await.map_err(&failed)? {
+                    let reason = "somebody else has replayed some of the letters".to_owned();
+                    return Err(SinkError::Fenced(reason));
+                }
+            }
         }
         // From here on nobody can alter a column; whether somebody did is looked at once. Constraints that would be
         // checked at the commit, for all rows together, are checked at each.
@@ -293,41 +350,55 @@ impl PostgresSink {
         let into = Target {
             table: &quoted,
             layout: &session.layout,
+            keyed: shared.keyed.as_ref(),
             plan: &mut session.plan,
             places: session.places.as_ref(),
             statements,
         };
         let Copied {
             rows,
+            repeats,
             refused: mut dead,
             mut sorted,
-        } = if session.refusing {
-            let rows = || batch.rows(&shared.chain);
-            let copied = copy::search(&transaction, into, rows, answered).await;
+        } = if session.refusing.is_some() || session.repeating {
+            let distance = session.refusing.unwrap_or(usize::MAX);
+            let copied = copy::search(&transaction, into, || shared.rows(work), distance, answered).await;
             let Some(copied) = copied.map_err(&failed)? else {
                 return Ok(Ended::Missing);
             };
-            session.refusing = copied
-                .refused
-                .iter()
-                .any(|letter| letter.refusal.sqlstate.is_some());
-            observe(&mut self.beside, batch, &shared.chain, &copied.refused);
+            let by_database = |letter: &&DeadLetter<'_>| letter.refusal.sqlstate.is_some();
+            let bad = copied.refused.iter().filter(by_database).count();
+            session.refusing = usize::try_from(copied.rows).unwrap_or(0).checked_div(bad);
+            session.repeating = copied.repeats > 0;
+            observe(&mut self.beside, shared.rows(work), &copied.refused);
             copied
         } else {
-            let rows = batch.rows(&shared.chain);
+            let rows = shared.rows(work);
             let streamed = copy::stream(&transaction, into, rows, &mut self.beside, answered).await;
             match streamed.map_err(&failed)? {
                 Streamed::Copied(copied) => copied,
                 Streamed::Refused => return Ok(Ended::Refused),
+                Streamed::Repeat => return Ok(Ended::Repeats),
                 Streamed::Missing => return Ok(Ended::Missing),
             }
         };
+        sorted.duplicates += repeats;
         dead.append(&mut sorted.dead);
         dead.sort_by_key(|letter| letter.origin.offset);
         for beside in &mut self.beside {
-            dead.iter()
-                .for_each(|letter| beside.set_aside(letter.origin.payload));
+            // Letters that are refused once more were told when they were set aside.
+            if let Work::Messages(_) = work {
+                dead.iter()
+                    .for_each(|letter| beside.set_aside(letter.origin.payload));
+            }
             beside.write(&transaction).await?;
+        }
+        if let Work::Letters(asked) = work {
+            letters::settle(&transaction, asked, &dead)
+                .await
+                .map_err(&failed)?;
+            transaction.commit().await.map_err(&failed)?;
+            return Ok(Ended::Stored(Stored::new(rows, dead.len() as u64, sorted)));
         }
         ledger::dead_letters(&transaction, &shared.pipeline, &batch.place, &dead)
             .await
@@ -352,6 +423,32 @@ impl PostgresSink {
     }
 }
 
+impl PostgresSink {
+    /// Replays dead letters that somebody has asked for, up to some hundreds; gives how many were looked at, and how
+    /// many of them are in the table now. The others say anew what is wrong with them.
+    ///
+    /// # Errors
+    /// As for [`Sink::store`]; [`SinkError::Fenced`] where another has replayed them meanwhile.
+    pub async fn replay(&mut self) -> Result<(u64, u64), SinkError> {
+        let answered = Notify::new();
+        bounded(ANSWER, &answered, async {
+            let mut session = self.session().await?;
+            let asked = letters::asked(&session.client, &self.shared.pipeline).await;
+            let (mut seen, mut stored) = (0, 0);
+            for asked in asked.map_err(failed("look for dead letters to replay"))? {
+                seen += asked.batch.count as u64;
+                let done = self
+                    .store_in(&mut session, Work::Letters(&asked), &answered)
+                    .await?;
+                stored += done.rows;
+            }
+            self.session = Some(session);
+            Ok((seen, stored))
+        })
+        .await
+    }
+}
+
 impl Shared {
     /// The places of a table that is cut into partitions.
     fn places(&self, partitions: Partitions) -> Places {
@@ -372,6 +469,15 @@ impl Shared {
         kept.map_or(i64::MIN, |kept| Timestamp::now().0.saturating_sub(kept))
     }
 
+    /// Begins a pass over a batch.
+    fn rows<'b>(&'b self, work: &Work<'b>) -> Rows<'b> {
+        match work {
+            Work::Messages(batch) if self.keyed.is_none() => batch.rows(&self.chain),
+            Work::Messages(batch) => batch.unnumbered_rows(&self.chain),
+            Work::Letters(asked) => asked.batch.unnumbered_rows(&self.chain),
+        }
+    }
+
     fn sent(&self) -> MutexGuard<'_, HashMap<Place, (i64, Stored)>> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -382,7 +488,7 @@ impl Shared {
         match self.sent().get(&batch.place) {
             Some((next, stored)) if *next == batch.next_offset => stored.clone(),
             _ => {
-                let (mut rows, mut count) = (batch.rows(&self.chain), 0);
+                let (mut rows, mut count) = (self.rows(&Work::Messages(batch)), 0);
                 while rows.next().is_some() {
                     count += 1;
                 }
@@ -394,12 +500,11 @@ impl Shared {
 }
 
 /// Tells the rows that are stored, all but `refused`, to what is kept beside them.
-fn observe(beside: &mut [Box<dyn Beside>], batch: &Batch, chain: &Chain, refused: &[DeadLetter<'_>]) {
+fn observe(beside: &mut [Box<dyn Beside>], mut rows: Rows<'_>, refused: &[DeadLetter<'_>]) {
     if beside.is_empty() {
         return;
     }
     let refused: std::collections::HashSet<i64> = refused.iter().map(|letter| letter.origin.offset).collect();
-    let mut rows = batch.rows(chain);
     while let Some(row) = rows.next() {
         if !refused.contains(&row.origin.offset) {
             for beside in &mut *beside {
@@ -467,10 +572,34 @@ impl Sink for PostgresSink {
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
         bounded(ANSWER, &Notify::new(), async {
             let mut session = self.session().await?;
-            let claimed = takeover::claim(&mut session.client, &self.shared.pipeline, place).await;
-            let claimed = claimed.map_err(failed("claim a partition"))?;
+            let shared = &self.shared;
+            let stored_in = format!("{}.{}", shared.table.schema, shared.table.name);
+            let claimant = Claimant {
+                pipeline: &shared.pipeline,
+                renamed_from: shared.renamed_from.as_deref(),
+                stored_in: &stored_in,
+            };
+            let claimed = takeover::claim(&mut session.client, claimant, place).await;
+            let claimed = claimed.map_err(|error| match error {
+                ClaimError::Database(error) => failed("claim a partition")(error),
+                taken => SinkError::Retry(taken.to_string()),
+            })?;
             self.session = Some(session);
             Ok(claimed)
+        })
+        .await
+    }
+
+    async fn tidy(&mut self, place: &Place, low: i64) -> Result<(), SinkError> {
+        bounded(ANSWER, &Notify::new(), async {
+            let session = self.session().await?;
+            let dropped = ledger::tidy(&session.client, &self.shared.pipeline, place, low).await;
+            let dropped = dropped.map_err(failed("drop marks of streams that ended"))?;
+            if dropped > 0 {
+                tracing::info!(partition = %place.partition, dropped, "dropped marks of streams that ended");
+            }
+            self.session = Some(session);
+            Ok(())
         })
         .await
     }
@@ -483,7 +612,9 @@ impl Sink for PostgresSink {
         let answered = Notify::new();
         bounded(ANSWER, &answered, async {
             let mut session = self.session().await?;
-            let stored = self.store_in(&mut session, batch, &answered).await?;
+            let stored = self
+                .store_in(&mut session, Work::Messages(batch), &answered)
+                .await?;
             self.session = Some(session);
             Ok(stored)
         })

@@ -1,14 +1,18 @@
 //! The search for the rows of a batch that the database refuses. No IO: `copy` tries what it says.
 //!
-//! 1. The first try is all rows. Where all are good, that is the whole search.
+//! 1. The first try is as long as what is known of earlier batches makes worth while.
 //! 2. A try of many rows that is refused holds a bad one. Where the database names its line, the rows before
 //!    it are tried, then the row itself; else the first half, and so on, down to one row.
 //! 3. A row that is refused alone is set aside, so that a line that was named wrongly harms nobody.
-//! 4. The next try is twice as long as the good rows between the last two bad ones, and doubles with each
-//!    success. Rows that are all bad are therefore tried one by one, and one bad row among thousands costs
-//!    three tries more; in both cases a row is sent a few times, however many rows are bad.
+//! 4. How long the next try is follows from the good rows between the last two bad ones, and doubles with each
+//!    success. A try that is refused costs the rows before the bad one, half of it on average; a try that is not costs
+//!    about as much as storing a hundred rows, whatever its length. Between the two the best length is as the square
+//!    root of the distance. Rows that are all bad are tried one by one.
 
 use std::ops::Range;
+
+/// What a try costs beside its rows, in rows.
+const TRY: usize = 128;
 
 /// How far the search has come.
 pub struct Search {
@@ -27,12 +31,12 @@ pub struct Search {
 }
 
 impl Search {
-    /// The search in `count` rows.
-    pub fn new(count: usize) -> Self {
+    /// The search in `count` rows, of which about one in `distance` is bad.
+    pub fn new(count: usize, distance: usize) -> Self {
         Self {
             at: 0,
             count,
-            most: count,
+            most: length(distance),
             good: 0,
             refused: None,
             named: None,
@@ -71,7 +75,7 @@ impl Search {
         let range = self.range()?;
         if range.len() == 1 {
             self.at += 1;
-            self.most = self.good.saturating_mul(2).max(1);
+            self.most = length(self.good);
             self.good = 0;
             (self.refused, self.named) = (None, None);
             return Some(range.start);
@@ -82,6 +86,12 @@ impl Search {
         self.named = line.map(|line| range.start + line - 1);
         None
     }
+}
+
+/// How many rows to try at a time where one in so many is bad.
+fn length(distance: usize) -> usize {
+    let twice = distance.saturating_mul(2);
+    twice.min(distance.saturating_mul(2 * TRY).isqrt()).max(1)
 }
 
 #[cfg(test)]
@@ -109,7 +119,7 @@ mod tests {
 
     /// Searches rows of which the database refuses `bad`; `names` is how it answers, over and over.
     fn search(count: usize, bad: &BTreeSet<usize>, names: &[Names]) -> Found {
-        let mut search = Search::new(count);
+        let mut search = Search::new(count, 1_000);
         let mut names = names.iter().cycle();
         let mut found = Found {
             stored: vec![],
@@ -144,7 +154,7 @@ mod tests {
                 10_000,
                 Box::new(|_: &usize| false) as Box<dyn Fn(&usize) -> bool>,
                 Names::Right,
-                1,
+                5,
                 10_000,
             ),
             (
@@ -153,23 +163,23 @@ mod tests {
                 Box::new(|_: &usize| true),
                 Names::Right,
                 10_001,
-                20_000,
+                10_600,
             ),
             (
                 "all bad, no name",
                 10_000,
                 Box::new(|_: &usize| true),
                 Names::None,
-                10_014,
-                30_000,
+                10_010,
+                11_100,
             ),
             (
                 "one bad",
                 1_000,
                 Box::new(|row: &usize| *row == 500),
                 Names::Right,
-                4,
-                2_000,
+                5,
+                1_600,
             ),
             (
                 "the first is bad",
@@ -177,47 +187,47 @@ mod tests {
                 Box::new(|row: &usize| *row == 0),
                 Names::Right,
                 12,
-                2_000,
+                1_600,
             ),
             (
                 "one in a thousand",
                 10_000,
                 Box::new(every(1_000)),
                 Names::Right,
-                32,
-                40_000,
+                40,
+                20_000,
             ),
             (
                 "one in a hundred",
                 10_000,
                 Box::new(every(100)),
                 Names::Right,
-                302,
-                50_000,
+                301,
+                27_000,
             ),
             (
                 "one in a hundred, no name",
                 10_000,
                 Box::new(every(100)),
                 Names::None,
-                1_200,
-                70_000,
+                810,
+                33_000,
             ),
             (
                 "every other",
                 10_000,
                 Box::new(every(2)),
                 Names::Right,
-                15_100,
-                60_000,
+                15_000,
+                21_000,
             ),
             (
                 "good, then bad",
                 10_000,
                 Box::new(|row: &usize| *row >= 5_000),
                 Names::Right,
-                5_003,
-                30_000,
+                5_010,
+                15_300,
             ),
         ] {
             let bad: BTreeSet<usize> = (0..count).filter(|row| bad(row)).collect();
@@ -252,7 +262,7 @@ mod tests {
             count in 1usize..200,
             answers in prop::collection::vec((any::<bool>(), prop::option::of(0usize..300)), 1..50),
         ) {
-            let mut search = Search::new(count);
+            let mut search = Search::new(count, 1_000);
             let mut answers = answers.into_iter().cycle();
             let (mut seen, mut tries) = (0, 0);
             while let Some(range) = search.range() {

@@ -39,15 +39,24 @@ pub async fn connect(url_file: &Path, application: &str) -> Result<Client, SinkE
     let url = tokio::fs::read_to_string(url_file)
         .await
         .map_err(|error| retry(format!("failed to read the database's URL from {file}: {error}")))?;
+    connect_to(&url, &format!("the database's URL in {file}"), application).await
+}
+
+/// Connects with a URL, which is called `name` in sentences.
+///
+/// # Errors
+/// As for [`connect`].
+pub async fn connect_to(url: &str, name: &str, application: &str) -> Result<Client, SinkError> {
+    let retry = |reason: String| SinkError::Retry(reason);
     let mut config: Config = url.trim().parse().map_err(|_| {
         retry(format!(
-            "the database's URL in {file} cannot be read: write postgres://user:password@host:5432/database, \
+            "{name} cannot be read: write postgres://user:password@host:5432/database, \
              with %-escapes for special characters of the password"
         ))
     })?;
     if config.get_ssl_mode() == SslMode::Require {
         return Err(retry(format!(
-            "the database's URL in {file} requires TLS, which the worker does not speak yet"
+            "{name} requires TLS, which the worker does not speak yet"
         )));
     }
     // The server keeps 63 bytes of it.

@@ -11,7 +11,10 @@
 
 use tokio_postgres::{Client, Error, Transaction, error::SqlState};
 
-use super::{ledger, session::Statements};
+use super::{
+    ledger::{self, ClaimError, Claimant},
+    session::Statements,
+};
 use crate::{batch::Place, sink::Claimed};
 
 /// What the marks of a partition's batches are known by.
@@ -34,19 +37,30 @@ pub async fn mark(
 }
 
 /// Takes a partition over, from a worker that stands still too.
-pub async fn claim(client: &mut Client, pipeline: &str, place: &Place) -> Result<Claimed, Error> {
-    match ledger::claim(client, pipeline, place).await {
-        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-            let ended = end(client, pipeline, place).await?;
+pub async fn claim(
+    client: &mut Client,
+    claimant: Claimant<'_>,
+    place: &Place,
+) -> Result<Claimed, ClaimError> {
+    match ledger::claim(client, claimant, place).await {
+        Err(ClaimError::Database(error)) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            let mut ended = 0;
+            // The worker that stands still may know the pipeline by its old name.
+            for name in [Some(claimant.pipeline), claimant.renamed_from]
+                .into_iter()
+                .flatten()
+            {
+                ended += end(client, name, place).await?;
+            }
             if ended == 0 {
-                return Err(error);
+                return Err(error.into());
             }
             tracing::warn!(
                 partition = %place.partition,
                 sessions = ended,
                 "ended the session of a worker that stood still in the middle of a batch"
             );
-            ledger::claim(client, pipeline, place).await
+            ledger::claim(client, claimant, place).await
         }
         claimed => claimed,
     }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use corrente_runtime::{
@@ -30,6 +33,7 @@ pub(super) struct Context {
     pub access: Access,
     pub events: mpsc::UnboundedSender<Event>,
     pub shared: Mutex<Shared>,
+    pub remade: Remade,
     pub topics: Vec<Arc<str>>,
 }
 
@@ -47,6 +51,47 @@ pub(super) struct Started {
     pub next: Option<i64>,
     pub wanted_paused: bool,
     pub paused: bool,
+}
+
+/// Topics that were deleted and made anew while they were read. librdkafka goes on in such a topic at the offset that
+/// it had come to in the old one, and would skip what is before it. It tells so by nothing but a line of its log,
+/// which comes before it reads any message of the new topic.
+#[derive(Default)]
+pub(super) struct Remade {
+    any: AtomicBool,
+    topics: Mutex<Vec<String>>,
+}
+
+impl Remade {
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Those there are; there are none then.
+    pub fn take(&self) -> Vec<String> {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(false, Ordering::Release);
+        std::mem::take(&mut topics)
+    }
+
+    /// Hears a line of the log. It comes on a thread of librdkafka's, which others may wait for.
+    fn hear(&self, line: &str) {
+        if let Some(topic) = remade(line) {
+            let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+            topics.push(topic.to_owned());
+            self.any.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// The topic that a line of the log says to be another one: `[thrd:main]: Topic t changed id from A to B`.
+fn remade(line: &str) -> Option<&str> {
+    /// What a topic is called whose id was not known yet.
+    const UNKNOWN: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+    let (before, after) = line.split_once(" changed id from ")?;
+    let (_, topic) = before.rsplit_once("Topic ")?;
+    (!after.starts_with(UNKNOWN)).then_some(topic)
 }
 
 impl Context {
@@ -70,8 +115,9 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // What matters of it comes as an error too, and is reported once.
-        tracing::debug!(?level, facility, "{message}");
+        self.remade.hear(message);
+        // What matters of the rest comes as an error too, and is reported once.
+        tracing::trace!(?level, facility, "{message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -144,5 +190,26 @@ impl ConsumerContext for Context {
             // Partitions that moved on are committed by their new owner.
             tracing::debug!(%error, "failed to tell the group how far the sink is");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hears_that_a_topic_was_made_anew() {
+        let heard = Remade::default();
+        heard.hear(
+            "[thrd:main]: Topic meters changed id from AAAAAAAAAAAAAAAAAAAAAA to EXYuaO0tRAK4M3HmGN-7Yg",
+        );
+        heard.hear("[thrd:main]: Topic meters [0] Leader 1 Epoch 0");
+        assert!(!heard.any());
+        heard.hear(
+            "[thrd:main]: Topic meters changed id from EXYuaO0tRAK4M3HmGN-7Yg to lc0ghMpnTRSu1yrpzGTyOw",
+        );
+        assert!(heard.any());
+        assert_eq!(heard.take(), ["meters"]);
+        assert!(!heard.any());
     }
 }

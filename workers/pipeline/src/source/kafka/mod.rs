@@ -8,6 +8,8 @@
 //! - **Each start has a number**, and what was read under an earlier one is dropped.
 //! - `auto.offset.reset=error`: an offset outside the log is never mended silently. librdkafka's error
 //!   does not name the partition, so the watermarks of all are looked at.
+//! - A topic that is deleted and made anew while it is read is noticed by its id, and its partitions are handed back as
+//!   out of range, whatever its offsets.
 //! - Group offsets are written for lag tools alone, and never read, unless the sink has no place of its own for
 //!   them ([`GroupOffsets`]).
 //! - A session lasts 10 s: a worker that died gives its partitions up soon.
@@ -32,12 +34,13 @@ use corrente_runtime::{
 };
 use rdkafka::{
     ClientConfig,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer},
 };
 use tokio::sync::mpsc;
 
 use self::{
-    context::{Context, Event},
+    context::{Context, Event, Remade},
     reader::{Command, Reader},
 };
 
@@ -83,6 +86,7 @@ impl KafkaSource {
             access: access.clone(),
             events: sender.clone(),
             shared: Mutex::default(),
+            remade: Remade::default(),
             topics: config.topics.iter().map(|topic| topic.as_str().into()).collect(),
         };
         let consumer: BaseConsumer<Context> = client_config(config, settings)
@@ -161,6 +165,9 @@ fn client_config(config: &PipelineConfig, settings: &Settings) -> ClientConfig {
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("allow.auto.create.topics", "false")
+        // For the line that tells of a topic made anew; few others come with it.
+        .set("debug", "metadata")
+        .set_log_level(RDKafkaLogLevel::Debug)
         // New topics and partitions are noticed within this time.
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "5000")

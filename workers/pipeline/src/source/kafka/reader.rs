@@ -195,6 +195,8 @@ impl Reader {
         let mut out_of_range = false;
         while count < GROUP.0 && bytes < GROUP.1 {
             match self.consumer.poll(wait) {
+                // It may be of another topic of the same name.
+                Some(Ok(_)) if self.consumer.context().remade.any() => break,
                 Some(Ok(message)) => {
                     let topic = message.topic_ptr() as *const ();
                     let same =
@@ -232,6 +234,7 @@ impl Reader {
             wait = Duration::ZERO;
         }
         self.hand_over(groups);
+        self.hand_back_remade();
         if out_of_range {
             self.find_out_of_range();
         }
@@ -265,6 +268,39 @@ impl Reader {
             self.queued.fetch_add(weight(&group.messages), Ordering::Relaxed);
             let event = Event::Messages(group.place, group.number, group.messages);
             // Nobody listens any more while the source is dropped.
+            let _ = self.events.send(event);
+        }
+    }
+
+    /// Reads no more of topics that were made anew: their partitions are to be started again.
+    fn hand_back_remade(&self) {
+        let context = self.consumer.context();
+        if !context.remade.any() {
+            return;
+        }
+        let topics = context.remade.take();
+        let mut list = TopicPartitionList::new();
+        let mut events = vec![];
+        context.lock().started.retain(|place, started| {
+            let kept = !topics.iter().any(|topic| **topic == *place.topic);
+            if !kept {
+                list.add_partition(&place.topic, place.partition);
+                events.push(Event::OutOfRange(place.clone(), started.number));
+            }
+            kept
+        });
+        // librdkafka keeps a partition paused beyond its assignment.
+        let handed_back = self
+            .consumer
+            .resume(&list)
+            .and_then(|()| self.consumer.incremental_unassign(&list));
+        if let Err(error) = handed_back {
+            context.send(SourceEvent::Trouble(format!(
+                "failed to stop reading a topic: {error}"
+            )));
+        }
+        tracing::warn!(topics = topics.join(", "), "the topic was deleted and made anew");
+        for event in events {
             let _ = self.events.send(event);
         }
     }
