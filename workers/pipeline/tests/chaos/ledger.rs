@@ -1,14 +1,20 @@
 //! The account: what was acknowledged against what is stored.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    message::Headers as _,
 };
 
 use tokio_postgres::Client;
 
 use crate::{
-    plant::{PIPELINE, Plant},
+    plant::{LETTERS, PIPELINE, Plant},
     producers::{is_forbidden, is_misfit, precedes_noise},
 };
 
@@ -92,14 +98,15 @@ pub async fn check(mut plant: Plant, patience: Duration) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     // Failing from here on is worth a look at what was said.
-    let wrong = differences(&plant, &client, bad).await;
-    let duplicates = one(
+    let mut wrong = differences(&plant, &client, bad).await;
+    wrong.extend(unpublished(&plant, &client).await);
+    let claims = one(
         &client,
         "SELECT coalesce(sum(epoch), 0)::bigint FROM corrente.offsets WHERE pipeline = $1",
     )
     .await;
     println!(
-        "{:7.1} s  {} streams, {expected} rows to be stored, {bad} to be refused; {duplicates} claims",
+        "{:7.1} s  {} streams, {expected} rows to be stored, {bad} to be refused; {claims} claims",
         plant.seconds(),
         plant.account.len(),
     );
@@ -107,6 +114,36 @@ pub async fn check(mut plant: Plant, patience: Duration) {
         plant.keep_logs();
         panic!("{}", wrong.join("\n"));
     }
+}
+
+/// Which letters did not come to their topic.
+async fn unpublished(plant: &Plant, client: &Client) -> Option<String> {
+    let rows = client.query("SELECT pipeline || '/' || id FROM corrente.dead_letters", &[]);
+    let mut missing: BTreeSet<String> = rows.await.unwrap().iter().map(|row| row.get(0)).collect();
+    let (kafka, count) = (plant.kafka(), missing.len());
+    let reading = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", kafka)
+            .set("group.id", "check")
+            .create()
+            .unwrap();
+        let mut all = TopicPartitionList::new();
+        all.add_partition_offset(LETTERS, 0, Offset::Beginning).unwrap();
+        consumer.assign(&all).unwrap();
+        let (until, mut messages) = (Instant::now() + Duration::from_secs(60), 0);
+        while !missing.is_empty() && Instant::now() < until {
+            if let Some(Ok(message)) = consumer.poll(Duration::from_millis(200)) {
+                let headers = message.headers().unwrap();
+                let id = headers.iter().find(|header| header.key == "x-dead-letter-id");
+                missing.remove(std::str::from_utf8(id.unwrap().value.unwrap()).unwrap());
+                messages += 1;
+            }
+        }
+        (missing, messages)
+    });
+    let (missing, messages) = reading.await.unwrap();
+    println!("{count} letters, {messages} messages until each had come");
+    (!missing.is_empty()).then(|| format!("{} letters of {count} were not published", missing.len()))
 }
 
 async fn differences(plant: &Plant, client: &Client, bad: u64) -> Vec<String> {

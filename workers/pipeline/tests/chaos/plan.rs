@@ -77,9 +77,14 @@ impl Iterator for Plan {
             18 => Disturbance::CutConnections,
             _ => Disturbance::AddPartition,
         };
+        // Some are followed by a rest in which a dead worker's session ends and another one gets somewhere.
+        let pause = match self.up_to(5) {
+            0 => 6000..11_000,
+            _ => 50..2500,
+        };
         Some((
             disturbance,
-            Duration::from_millis(self.random.random_range(50..2500)),
+            Duration::from_millis(self.random.random_range(pause)),
         ))
     }
 }

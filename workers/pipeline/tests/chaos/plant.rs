@@ -25,6 +25,8 @@ use crate::{
 
 /// The topic.
 pub const TOPIC: &str = "meters";
+/// Where dead letters are published.
+pub const LETTERS: &str = "meters.dead";
 /// The pipeline, as the database knows it.
 pub const PIPELINE: &str = "chaos/store";
 /// Partitions at the beginning.
@@ -62,14 +64,15 @@ impl Plant {
         println!("logs in {}", folder.path().display());
         let (broker, database) = tokio::join!(Broker::start(folder.path()), Database::start(folder.path()));
         let kafka = broker.address();
-        let topic = NewTopic::new(TOPIC, PARTITIONS, TopicReplication::Fixed(1));
+        let topics = [(TOPIC, PARTITIONS), (LETTERS, 1)]
+            .map(|(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(1)));
         let made = admin(&kafka)
-            .create_topics([&topic], &AdminOptions::new())
+            .create_topics(&topics, &AdminOptions::new())
             .await
             .unwrap();
         assert!(made.iter().all(Result::is_ok), "{made:?}");
         fs::write(folder.path().join("url"), database.url()).unwrap();
-        write_config(folder.path(), &kafka);
+        (0..WORKERS).for_each(|number| write_config(folder.path(), number, &kafka));
         let mut workers: [Worker; WORKERS] = Default::default();
         workers[0].process = Some(run(folder.path(), 0));
         let feeder = Feeder::start(&kafka, TOPIC, PARTITIONS);
@@ -104,6 +107,10 @@ impl Plant {
 
     pub fn seconds(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
+    }
+
+    pub fn kafka(&self) -> String {
+        self.broker.address()
     }
 
     pub fn database(&self) -> &Database {
@@ -238,9 +245,13 @@ pub fn admin(kafka: &str) -> AdminClient<DefaultClientContext> {
         .unwrap()
 }
 
-fn write_config(folder: &Path, kafka: &str) {
+/// The last worker is in a group of its own: it believes that every partition is its, as a worker does that was cut off
+/// and does not know it, and there is always one that need not wait for a dead one's session to end.
+fn write_config(folder: &Path, number: usize, kafka: &str) {
+    let group = if number + 1 == WORKERS { "alone" } else { "chaos" };
     let config = json!({
-        "namespace": "chaos", "name": "store", "group": "chaos",
+        "namespace": "chaos", "name": "store", "group": group,
+        "once": {"deadLetterTopic": LETTERS},
         "kafka": {"bootstrapServers": [kafka]},
         "topics": [TOPIC],
         "sink": {"postgres": {
@@ -258,6 +269,6 @@ fn run(folder: &Path, number: usize) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_corrente-pipeline"));
     command
         .args(["--listen", "0", "--config"])
-        .arg(folder.join("pipeline.json"));
+        .arg(folder.join(format!("pipeline-{number}.json")));
     Process::start(&mut command, &folder.join(format!("worker-{number}.log")))
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use corrente_config::{PipelineConfig, Secrets};
+use corrente_crds::pipeline::ColumnType;
 use corrente_pipeline::{
     letters::Desk,
     sink::{
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     database::Database,
-    support::{Worker, producer, record, send, source, wait},
+    support::{Worker, producer, record, send, source, unique, wait},
     topic::{Topic, servers},
 };
 
@@ -45,7 +46,7 @@ async fn published(topic: &str, wanted: usize) -> BTreeMap<String, Vec<BTreeMap<
     let reading = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", servers())
-            .set("group.id", format!("{topic}-check"))
+            .set("group.id", unique("check"))
             .set("auto.offset.reset", "earliest")
             // The topic may come later than its reader.
             .set("topic.metadata.refresh.interval.ms", "500")
@@ -82,6 +83,8 @@ async fn letters_reach_their_topic_with_where_they_are_from_and_what_is_wrong() 
     topic.create().await;
     let mut config = db.config(&topic.name, None);
     config.once.dead_letter_topic = Some(dead.name.clone());
+    // Or the first to come would make it a column of texts.
+    config.columns.insert("voltage".to_owned(), ColumnType::Float8);
     let (worker, first) = (
         Worker::start(&config, source(&config), db.sink(&config)),
         desk(&db, &config),
