@@ -252,6 +252,7 @@ pub async fn prune(client: &Client, filter: &Filter) -> Result<u64, Error> {
 }
 
 /// Removes the letters of a pipeline that are older than so many milliseconds: all, or those that were published.
+#[cfg(feature = "kafka")]
 pub(crate) async fn expire(
     client: &Client,
     pipeline: &str,

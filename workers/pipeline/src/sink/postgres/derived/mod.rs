@@ -34,9 +34,11 @@ mod locks;
 mod read;
 mod write;
 
+#[cfg(feature = "kafka")]
+pub(super) use self::read::millis;
 pub(super) use self::{
     locks::{create_locks, lock},
-    read::{millis, time},
+    read::time,
 };
 
 /// The windows of a pipeline.
