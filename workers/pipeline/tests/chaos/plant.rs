@@ -262,7 +262,11 @@ fn write_config(folder: &Path, number: usize, kafka: &str) {
         "batch": {"maxRows": 500, "maxBytes": 262_144, "maxAge": "100ms"},
     });
     let config: PipelineConfig = serde_json::from_value(config).unwrap();
-    fs::write(folder.join("pipeline.json"), serde_json::to_vec(&config).unwrap()).unwrap();
+    fs::write(
+        folder.join(format!("pipeline-{number}.json")),
+        serde_json::to_vec(&config).unwrap(),
+    )
+    .unwrap();
 }
 
 fn run(folder: &Path, number: usize) -> Process {
