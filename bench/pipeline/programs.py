@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import time
 
 from poller.configs import BROKER
 from poller.servers import BINARIES, CACHE, WORK, Process
@@ -64,7 +65,8 @@ class Connect(Process):
             "plugin.discovery": "only_scan",
         }
         sink = {
-            "name": "bench",
+            # The consumer group is named after it.
+            "name": f"bench-{time.time_ns()}",
             "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",
             "topics": topic,
             "tasks.max": tasks,

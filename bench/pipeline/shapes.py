@@ -52,7 +52,7 @@ def follow(process: Process, stored, count: int, pause: float) -> dict:
             first = (at, now)
         elif first and (at >= count or now - first[1] > SECONDS):
             break
-        if now - began > 5 * SECONDS:
+        if now - began > 4 * SECONDS:
             raise Failed(f"{process.name} has stored {at} of {count} records; see {process.log}")
         time.sleep(pause)
     used, (kafka, postgres) = usage.end(), servers_cpu()
