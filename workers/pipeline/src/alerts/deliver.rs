@@ -21,8 +21,8 @@ use crate::sink::postgres::outbox::Outbox;
 const ROUND: Duration = Duration::from_secs(1);
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a broker or an Alertmanager may take.
-const ANSWER: Duration = Duration::from_secs(15);
+/// How long a broker or an Alertmanager may take: less than the database leaves a transaction idle.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long an Alertmanager is told that an alert goes on: five times the time between two posts.
 const GOES_ON: Duration = Duration::from_secs(5 * 60);
 

@@ -24,8 +24,12 @@ pub async fn create_locks(client: &mut Client) -> Result<(), Error> {
 }
 
 /// Locks the meters, within a scope: the table that is derived from. They must be in their order, so that two transactions
-/// never wait for each other.
+/// never wait for each other. One that is waited for is at its end, and what was done up to here is dear to do again: so it
+/// is waited for longer than for other locks.
 pub async fn lock(transaction: &Transaction<'_>, scope: &str, meters: &[String]) -> Result<(), Error> {
+    transaction
+        .batch_execute("SET LOCAL lock_timeout = '60s'")
+        .await?;
     // A row that is there is locked by the conflict, and left as it is.
     transaction
         .execute(
