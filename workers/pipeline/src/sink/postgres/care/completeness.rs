@@ -327,21 +327,24 @@ pub async fn fill(
         "least($1::text::timestamptz - {step}, \
              (SELECT filled_to FROM corrente.ledgers WHERE table_schema = $2 AND table_name = $3), \
              (SELECT min(l.bucket) FROM {ledger} l WHERE l.expected IS NULL AND EXISTS \
-                 (SELECT FROM {meters} m WHERE m.meter = l.meter AND m.since < l.bucket + {step})))"
+                 (SELECT FROM {meters} m WHERE m.meter = l.meter AND m.since < l.bucket + {step} \
+                  AND (m.until IS NULL OR m.until > l.bucket))))"
     );
-    // In the order of the batches, so that neither waits for the other.
+    // Only rows that are to change are touched, in the order of the batches, so that neither waits for the other.
     transaction
         .execute(
             &format!(
-                "WITH f AS (SELECT {from} AS at) \
+                "WITH f AS (SELECT {from} AS at), \
+                 w AS (SELECT b.at, m.meter, sum(greatest({before} - ({after}), 0))::integer AS expected \
+                     FROM f, {meters} m, LATERAL generate_series( \
+                         date_bin({step}, greatest(f.at, m.since), 'epoch'), \
+                         least($1::text::timestamptz, m.until), {step}) AS b (at) \
+                     GROUP BY 1, 2) \
                  INSERT INTO {ledger} AS l (bucket, meter, expected) \
-                 SELECT b.at, m.meter, sum(greatest({before} - ({after}), 0))::integer \
-                 FROM f, {meters} m, LATERAL generate_series( \
-                     date_bin({step}, greatest(f.at, m.since), 'epoch'), \
-                     least($1::text::timestamptz, m.until), {step}) AS b (at) \
-                 GROUP BY 1, 2 ORDER BY m.meter COLLATE \"C\", b.at \
-                 ON CONFLICT (meter, bucket) DO UPDATE SET expected = excluded.expected \
-                 WHERE l.expected IS DISTINCT FROM excluded.expected"
+                 SELECT at, meter, expected FROM w WHERE NOT EXISTS (SELECT FROM {ledger} k \
+                     WHERE k.meter = w.meter AND k.bucket = w.at AND k.expected = w.expected) \
+                 ORDER BY meter COLLATE \"C\", at \
+                 ON CONFLICT (meter, bucket) DO UPDATE SET expected = excluded.expected"
             ),
             &[&now, &table.schema, &table.name],
         )
