@@ -15,7 +15,8 @@ use corrente_config::{PipelineConfig, pipeline::SinkConfig};
 use corrente_runtime::kafka::{Access, Settings};
 use futures::future::join_all;
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
     error::KafkaError,
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
@@ -48,13 +49,26 @@ const PUBLISHED: i64 = 500;
 /// How long a letter may wait for room in the producer's queue.
 const QUEUE: Timeout = Timeout::After(Duration::from_secs(10));
 
+/// What librdkafka says of its own accord. What matters of it comes back with the letter, and is told once.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, "{message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
 /// The worker's desk for dead letters.
 pub struct Desk {
     url_file: std::path::PathBuf,
     pipeline: String,
     topic: Option<String>,
     retention_millis: Option<i64>,
-    producer: Option<FutureProducer>,
+    producer: Option<FutureProducer<Quiet>>,
     access: Access,
     sink: PostgresSink,
     state: Arc<PipelineState>,
@@ -76,7 +90,9 @@ impl Desk {
             return Ok(None);
         };
         let topic = config.once.dead_letter_topic.clone();
-        let made = topic.as_ref().map(|_| client_config(settings).create());
+        let made = topic
+            .as_ref()
+            .map(|_| client_config(settings).create_with_context(Quiet));
         let producer = made
             .transpose()
             .map_err(|error| anyhow::anyhow!(access.explain_unusable(&error.to_string())))?;
