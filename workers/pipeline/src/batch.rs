@@ -118,6 +118,12 @@ impl Batch {
         })
     }
 
+    /// What its messages weigh, as [`crate::batcher::Bounds`] count it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.runs.iter().map(Run::weight).sum()
+    }
+
     /// Begins a pass over the messages.
     #[must_use]
     pub fn rows<'b>(&'b self, chain: &'b Chain) -> Rows<'b> {

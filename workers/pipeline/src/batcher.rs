@@ -39,7 +39,9 @@ impl Run {
         self.range.clone().filter_map(|number| self.messages.get(number))
     }
 
-    fn weight(&self) -> usize {
+    /// What the messages weigh, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
         self.iter().map(|message| weight(&message)).sum()
     }
 }
@@ -75,6 +77,12 @@ impl Batcher {
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// What waits, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether none waits.

@@ -66,6 +66,8 @@ pub struct Partition {
     read: Option<i64>,
     marks: Arc<Marks>,
     batcher: Batcher,
+    /// What the batch that is with the sink weighs.
+    with_sink: usize,
 }
 
 impl Drop for Partition {
@@ -91,6 +93,7 @@ impl Partition {
             read: None,
             marks: Arc::default(),
             batcher: Batcher::default(),
+            with_sink: 0,
         }
     }
 
@@ -151,7 +154,7 @@ impl Partition {
 
     /// The sink refused the batch that was with it, for `reason`, and is done with it.
     pub fn fenced(&mut self, reason: String) {
-        self.in_flight = false;
+        (self.in_flight, self.with_sink) = (false, 0);
         self.phase = Phase::Stopped(reason);
     }
 
@@ -196,13 +199,13 @@ impl Partition {
             runs,
             self.marks.clone(),
         )?;
-        self.in_flight = true;
+        (self.in_flight, self.with_sink) = (true, batch.bytes());
         Some(batch)
     }
 
     /// The batch up to `next_offset` is stored, and raised `marks`.
     pub fn stored(&mut self, next_offset: i64, marks: Vec<(String, u64)>) {
-        self.in_flight = false;
+        (self.in_flight, self.with_sink) = (false, 0);
         self.stored = Some(next_offset);
         // Copied only where the batch is still somewhere.
         Arc::make_mut(&mut self.marks).rise(marks);
@@ -246,6 +249,12 @@ impl Partition {
     #[must_use]
     pub fn next_offset(&self) -> Option<i64> {
         self.stored
+    }
+
+    /// What waits in memory or is with the sink, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.batcher.bytes() + self.with_sink
     }
 
     /// Messages that wait in memory.
@@ -391,5 +400,21 @@ mod tests {
         partition.stored(3, vec![]);
         assert!(partition.next_batch(&BOUNDS, now, true).is_some());
         assert!(!partition.should_pause(&BOUNDS));
+    }
+
+    #[test]
+    fn what_is_with_the_sink_takes_room_too() {
+        let (mut partition, _) = claimed(1, 0);
+        let now = Instant::now();
+        partition.messages(messages(0..4), now);
+        let all = partition.bytes();
+        let batch = partition.next_batch(&BOUNDS, now, false).unwrap();
+        assert!(batch.bytes() > 0 && batch.bytes() < all);
+        assert_eq!(partition.bytes(), all);
+        partition.stored(3, vec![]);
+        assert_eq!(partition.bytes(), all - batch.bytes());
+        assert!(partition.next_batch(&BOUNDS, now, true).is_some());
+        partition.fenced("another's".into());
+        assert_eq!(partition.bytes(), 0);
     }
 }

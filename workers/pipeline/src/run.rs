@@ -6,7 +6,8 @@
 //! 4. A partition is revoked: what waits of it is dropped, and a batch that is still under way is either
 //!    stored before the next owner's claim or refused after it.
 //!
-//! Memory is bounded by pausing partitions: all that wait share `MEMORY`. Asked to end, the worker
+//! Memory is bounded: all that wait share `MEMORY`. A source that is not asked for more stops reading by itself, which
+//! costs nothing. Pausing a partition costs what the client has read of it ahead, so that is for longer waits. Asked to end, the worker
 //! stores what it holds if that is quick; if not, nothing is lost, for it is still in the topic.
 
 use std::{
@@ -30,8 +31,11 @@ use crate::{
     writer::{Done, Job, write},
 };
 
-/// Most bytes of messages that wait, over all partitions.
-const MEMORY: usize = 64 * 1024 * 1024;
+/// Most bytes of messages that wait or are with the sink, over all partitions.
+const MEMORY: usize = 48 * 1024 * 1024;
+/// So long nothing is taken from the source while there is no more room. Then the sink is slow, or some partition's row
+/// is locked: what waits behind is paused by itself, so that the others go on and the group is heard.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the partitions are looked after.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the lag is measured, in ticks.
@@ -76,6 +80,7 @@ pub async fn run<S: Source, K: Sink>(
         again: BTreeMap::new(),
         watermarks: BTreeMap::new(),
         claims: 0,
+        full: None,
         joined: false,
     };
     worker.work(&shutdown).await?;
@@ -96,6 +101,8 @@ struct Worker<S> {
     /// The oldest offset of each partition and the next one to be written, when they were last asked for.
     watermarks: BTreeMap<TopicPartition, (i64, i64)>,
     claims: u64,
+    /// Since when there is no more room.
+    full: Option<Instant>,
     /// Whether the broker has told us our partitions, be they none.
     joined: bool,
 }
@@ -110,9 +117,11 @@ impl<S: Source> Worker<S> {
             self.dispatch(false);
             let bounds = self.bounds();
             let due = self.partitions.values().filter_map(|p| p.due_at(&bounds)).min();
+            let (takes, again) = self.takes();
+            let due = due.into_iter().chain(again).min();
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                event = self.source.next() => self.event(event).await,
+                event = self.source.next(), if takes => self.event(event).await,
                 done = self.done.recv() => self.finish(done.context("failed to store: the sink's task ended")?),
                 () = wait_until(due) => {}
                 _ = tick.tick() => {
@@ -124,6 +133,24 @@ impl<S: Source> Worker<S> {
                 }
             }
         }
+    }
+
+    /// Whether more is to be taken from the source; where not, when it is to be looked at again.
+    fn takes(&mut self) -> (bool, Option<Instant>) {
+        if self.partitions.values().map(Partition::bytes).sum::<usize>() < MEMORY {
+            self.full = None;
+            return (true, None);
+        }
+        let until = *self.full.get_or_insert_with(Instant::now) + PATIENCE;
+        (
+            self.is_stalled(),
+            Some(until).filter(|until| *until > Instant::now()),
+        )
+    }
+
+    /// Whether there has been no more room for a while.
+    fn is_stalled(&self) -> bool {
+        self.full.is_some_and(|since| since.elapsed() >= PATIENCE)
     }
 
     /// The bounds of a batch; the bytes of all partitions together stay within [`MEMORY`].
@@ -202,7 +229,7 @@ impl<S: Source> Worker<S> {
 
     /// Stops or pauses reading where the partition wants it.
     fn after_reading(&mut self, place: &TopicPartition) {
-        let bounds = self.bounds();
+        let (bounds, stalled) = (self.bounds(), self.is_stalled());
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
@@ -210,7 +237,7 @@ impl<S: Source> Worker<S> {
         if stopped && !self.again.contains_key(place) {
             self.again.insert(place.clone(), Instant::now() + STOPPED);
         }
-        let pause = stopped || partition.should_pause(&bounds);
+        let pause = stopped || (stalled || partition.paused) && partition.should_pause(&bounds);
         if pause != partition.paused {
             partition.paused = pause;
             self.source.pause(place, pause);

@@ -13,7 +13,8 @@
 //! - Group offsets are written for lag tools alone, and never read, unless the sink has no place of its own for
 //!   them ([`GroupOffsets`]).
 //! - A session lasts 10 s: a worker that died gives its partitions up soon.
-//! - What was read and not taken yet is bounded: beyond that, all partitions pause.
+//! - What was read and not taken yet is bounded: beyond that the thread does not poll, and after a while all partitions
+//!   pause. (librdkafka drops what it has read ahead of a partition that pauses, and reads it again later.)
 
 use std::{
     collections::BTreeMap,
@@ -103,6 +104,7 @@ impl KafkaSource {
             commands: receiver,
             events: sender,
             queued: queued.clone(),
+            full: None,
             held: false,
         };
         thread::Builder::new().name("kafka".to_owned()).spawn(move || {
@@ -172,7 +174,7 @@ fn client_config(config: &PipelineConfig, settings: &Settings) -> ClientConfig {
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("reconnect.backoff.max.ms", "5000")
         .set("socket.keepalive.enable", "true")
-        .set("queued.min.messages", "10000")
+        .set("queued.min.messages", "20000")
         // Per partition.
         .set("queued.max.messages.kbytes", "4096");
     client

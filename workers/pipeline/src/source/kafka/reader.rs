@@ -6,7 +6,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc as sync_mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use corrente_runtime::broker::{Incoming, Messages, SourceEvent, Start, TopicPartition};
@@ -25,7 +25,11 @@ use super::{
 };
 
 /// Most bytes of messages that were read and not taken yet.
-const QUEUED: usize = 16 * 1024 * 1024;
+const QUEUED: usize = 8 * 1024 * 1024;
+/// So long the thread does not poll while too much waits, before it pauses and polls for what else there is to hear.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile whether there is room again.
+const LOOK: Duration = Duration::from_millis(2);
 /// Most messages, and bytes, in one group.
 const GROUP: (usize, usize) = (4000, 1024 * 1024);
 /// What a message costs beyond its key and payload.
@@ -46,6 +50,8 @@ pub(super) struct Reader {
     pub commands: sync_mpsc::Receiver<Command>,
     pub events: mpsc::UnboundedSender<Event>,
     pub queued: Arc<AtomicUsize>,
+    /// Since when too much waits.
+    pub full: Option<Instant>,
     /// Whether all partitions pause because too much waits.
     pub held: bool,
 }
@@ -75,6 +81,14 @@ impl Reader {
                     Err(sync_mpsc::TryRecvError::Empty) => break,
                     Err(sync_mpsc::TryRecvError::Disconnected) => return,
                 }
+            }
+            if self.waits() {
+                match self.commands.recv_timeout(LOOK) {
+                    Ok(command) => self.obey(command),
+                    Err(sync_mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(sync_mpsc::RecvTimeoutError::Disconnected) => return,
+                }
+                continue;
             }
             self.hold();
             self.gather();
@@ -149,7 +163,16 @@ impl Reader {
         self.settle()
     }
 
-    /// Pauses everything while too much waits.
+    /// Whether too much waits, and has not waited for long.
+    fn waits(&mut self) -> bool {
+        if self.queued.load(Ordering::Relaxed) <= QUEUED {
+            self.full = None;
+            return false;
+        }
+        self.full.get_or_insert_with(Instant::now).elapsed() < PATIENCE
+    }
+
+    /// Pauses everything while too much has waited for long.
     fn hold(&mut self) {
         let queued = self.queued.load(Ordering::Relaxed);
         let held = if self.held {
