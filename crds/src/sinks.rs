@@ -120,10 +120,8 @@ pub struct CassandraSink {
     /// The time that one partition of a meter holds. It counts when the table is made, and must stay as it is.
     #[serde(default)]
     pub bucket: Bucket,
-    /// Talk to the nodes in TLS; `{}` does, trusting the authorities that the worker's image brings along.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tls: Option<SinkTls>,
-    /// The Secret with `username` and `password` to log in with.
+    /// The Secret with `username` and `password` to log in with. There is no TLS yet: they go over the network as they
+    /// are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "secret_name")]
     pub credentials_secret: Option<String>,
@@ -184,7 +182,8 @@ pub struct MqttSink {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AmqpSink {
-    /// The Secret's key that holds the address, such as `amqps://user:password@host:5671/vhost`.
+    /// The Secret's key that holds the address, such as `amqp://user:password@host:5672/vhost`.
+    /// There is no TLS yet.
     pub connection_secret: SecretKey,
     /// The exchange; a durable topic exchange is made where it is missing.
     #[serde(default = "default_exchange")]
@@ -195,10 +194,6 @@ pub struct AmqpSink {
     #[serde(default = "default_routing_key")]
     #[schemars(length(min = 1, max = 255), regex(pattern = TEMPLATE))]
     pub routing_key: String,
-    /// The Secret whose `ca.crt` holds the authorities that the server's certificate must come from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "secret_name")]
-    pub ca_secret: Option<String>,
 }
 
 fn default_table() -> String {

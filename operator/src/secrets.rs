@@ -97,9 +97,8 @@ pub fn of_sink(sink: &Sink) -> Vec<Need> {
         Sink {
             cassandra: Some(cassandra),
             ..
-        } => (ca_of(&cassandra.tls), &cassandra.credentials_secret, LOGIN),
+        } => (&None, &cassandra.credentials_secret, LOGIN),
         Sink { mqtt: Some(mqtt), .. } => (ca_of(&mqtt.tls), &mqtt.credentials_secret, LOGIN),
-        Sink { amqp: Some(amqp), .. } => (&amqp.ca_secret, &None, LOGIN),
         _ => return Vec::new(),
     };
     let at = Secrets::default();
@@ -252,7 +251,7 @@ mod tests {
                 vec![ca],
             ),
             (
-                json!({"cassandra": {"contactPoints": ["c:9042"], "keyspace": "k", "tls": {}, "credentialsSecret": "s"}}),
+                json!({"cassandra": {"contactPoints": ["c:9042"], "keyspace": "k", "credentialsSecret": "s"}}),
                 login.to_vec(),
             ),
             (

@@ -23,8 +23,11 @@ use crate::{
     run,
     sink::{
         Sink,
+        amqp::AmqpSink,
+        cassandra::CassandraSink,
         influx::InfluxSink,
         mongo::MongoSink,
+        mqtt::MqttSink,
         postgres::{
             PostgresSink,
             care::{Round, Upkeep},
@@ -173,6 +176,20 @@ async fn start(
             let sink = InfluxSink::new(&config, &secrets, offsets, letters).context(NO_SINK)?;
             run(config, source, sink, state, shutdown).await
         }
+        SinkConfig::Mqtt(_) => {
+            let offsets = source.group_offsets();
+            let sink = MqttSink::new(&config, &secrets, offsets, letters).context(NO_SINK)?;
+            run(config, source, sink, state, shutdown).await
+        }
+        SinkConfig::Amqp(_) => {
+            let offsets = source.group_offsets();
+            let sink = AmqpSink::new(&config, &secrets, offsets, letters).context(NO_SINK)?;
+            run(config, source, sink, state, shutdown).await
+        }
+        SinkConfig::Cassandra(_) => {
+            let sink = CassandraSink::new(&config, &secrets, letters).context(NO_SINK)?;
+            run(config, source, sink, state, shutdown).await
+        }
         SinkConfig::Mongodb(_) => {
             let sink = MongoSink::new(&config, &secrets, letters).context(NO_SINK)?;
             run(config, source, sink, state, shutdown).await
@@ -185,7 +202,6 @@ async fn start(
             let sink = SqliteSink::new(&config).context(NO_SINK)?;
             run(config, source, sink, state, shutdown).await
         }
-        _ => anyhow::bail!(NO_SINK),
     }
 }
 

@@ -13,11 +13,18 @@ use crate::{
     fault::{Fault, FaultKind},
 };
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 pub mod columns;
 #[cfg(feature = "influxdb")]
 pub mod influx;
+pub mod message;
 #[cfg(feature = "mongodb")]
 pub mod mongo;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 pub mod outside;
 #[cfg(feature = "postgres")]
 pub mod postgres;

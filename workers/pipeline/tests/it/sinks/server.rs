@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -60,7 +61,9 @@ impl Server {
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
+            // With what it started itself.
+            let group = format!("-{}", child.id());
+            Command::new("kill").args(["-9", "--", &group]).status().unwrap();
             child.wait().unwrap();
         }
     }
@@ -69,6 +72,7 @@ impl Server {
     pub async fn again(&mut self) {
         let log = File::create(self.folder().join("log")).unwrap();
         let child = (self.start)(self.folder.path(), self.port)
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
