@@ -252,11 +252,20 @@ fn fit(value: &ValueRef<'_>, kind: &str) -> Result<CqlValue, String> {
             .and_then(|number| i64::try_from(number).ok())
             .map(CqlValue::BigInt)
             .ok_or("a whole number of 64 bits".to_owned()),
-        ("varint", _) => whole
-            .map(|number| CqlValue::Varint(CqlVarint::from_signed_bytes_be(number.to_be_bytes().to_vec())))
-            .ok_or("a whole number".to_owned()),
+        ("varint", _) => whole.map(varint).ok_or("a whole number".to_owned()),
         (other, _) => Err(format!("what is stored here: the column is of the type {other}")),
     }
+}
+
+/// A whole number in as few bytes as hold it and its sign, as Cassandra itself writes them.
+fn varint(number: i128) -> CqlValue {
+    let bytes = number.to_be_bytes();
+    let is_sign =
+        |pair: &[u8]| matches!(pair, [0, next] if *next < 128) || matches!(pair, [255, next] if *next >= 128);
+    let signs = bytes.windows(2).take_while(|pair| is_sign(pair)).count();
+    CqlValue::Varint(CqlVarint::from_signed_bytes_be_slice(
+        bytes.get(signs..).unwrap_or_default(),
+    ))
 }
 
 #[cfg(test)]
