@@ -33,7 +33,7 @@ pub mod state;
 pub mod transform;
 pub mod writer;
 
-#[cfg(all(feature = "kafka", feature = "postgres"))]
+#[cfg(feature = "worker")]
 pub mod app;
 #[cfg(all(feature = "kafka", feature = "postgres"))]
 pub mod letters;

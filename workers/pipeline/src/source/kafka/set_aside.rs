@@ -1,9 +1,9 @@
 //! The dead-letter topic, for sinks that have no table for what is refused.
 //!
 //! A dead letter is the message as it came, key and payload, with headers that say where it came from and why it
-//! was refused. All letters of a batch are acknowledged by all in-sync replicas before the position moves on; a
-//! batch that is tried again publishes them again, and `corrente-topic`, `-partition` and `-offset` tell that
-//! they are the same.
+//! was refused, the same as those of letters that come out of a table. All letters of a batch are acknowledged by all
+//! in-sync replicas before the position moves on; a batch that is tried again publishes them again, with the same
+//! `x-dead-letter-id`.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -170,19 +170,21 @@ impl DeadLetterTopic {
 
     fn headers(&self, place: &Place, letter: &DeadLetter<'_>) -> OwnedHeaders {
         let refusal = &letter.refusal;
-        let numbers = (
-            place.partition.partition.to_string(),
-            letter.origin.offset.to_string(),
+        let (partition, offset) = (
+            &place.partition.partition.to_string(),
+            &letter.origin.offset.to_string(),
         );
+        let id = format!("{}/{}/{offset}", place.cluster, place.partition);
         [
-            ("corrente-pipeline", Some(self.pipeline.as_str())),
-            ("corrente-cluster", Some(&*place.cluster)),
-            ("corrente-topic", Some(&*place.partition.topic)),
-            ("corrente-partition", Some(numbers.0.as_str())),
-            ("corrente-offset", Some(numbers.1.as_str())),
-            ("corrente-sqlstate", refusal.sqlstate.as_deref()),
-            ("corrente-column", refusal.column.as_deref()),
-            ("corrente-reason", Some(refusal.reason.as_str())),
+            ("x-dead-letter-id", Some(id.as_str())),
+            ("x-pipeline", Some(self.pipeline.as_str())),
+            ("x-origin-cluster", Some(&*place.cluster)),
+            ("x-origin-topic", Some(&*place.partition.topic)),
+            ("x-origin-partition", Some(partition.as_str())),
+            ("x-origin-offset", Some(offset.as_str())),
+            ("x-sqlstate", refusal.sqlstate.as_deref()),
+            ("x-column", refusal.column.as_deref()),
+            ("x-reason", Some(refusal.reason.as_str())),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key, value?)))

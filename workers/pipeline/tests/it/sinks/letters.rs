@@ -44,13 +44,13 @@ pub fn letters(config: &PipelineConfig, count: usize) -> Vec<Letter> {
             found.map(|header| String::from_utf8(header.value.unwrap().to_vec()).unwrap())
         };
         let letter = Letter {
-            offset: header("corrente-offset").unwrap().parse().unwrap(),
-            column: header("corrente-column"),
-            reason: header("corrente-reason").unwrap(),
+            offset: header("x-origin-offset").unwrap().parse().unwrap(),
+            column: header("x-column"),
+            reason: header("x-reason").unwrap(),
             payload: String::from_utf8_lossy(message.payload().unwrap()).into_owned(),
         };
         assert_eq!(
-            header("corrente-topic").as_deref(),
+            header("x-origin-topic").as_deref(),
             Some(config.topics[0].as_str())
         );
         if !found.contains(&letter) {
