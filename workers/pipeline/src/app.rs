@@ -157,7 +157,7 @@ async fn work(config: PipelineConfig, secrets: Secrets, port: u16) -> anyhow::Re
         let report = move |round: Option<Round>| state.tables(round.map(|round| round.notices));
         AbortOnDropHandle::new(tokio::spawn(upkeep.run(report, shutdown.child_token())))
     });
-    start(config, secrets, &settings, source, state, shutdown).await
+    start(config, secrets, &settings, source, sink, state, shutdown).await
 }
 
 /// Runs the worker with the sink that the configuration names.
@@ -166,6 +166,7 @@ async fn start(
     secrets: Secrets,
     settings: &Settings,
     mut source: KafkaSource,
+    postgres: Option<PostgresSink>,
     state: Arc<PipelineState>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -195,7 +196,7 @@ async fn start(
             run(config, source, sink, state, shutdown).await
         }
         SinkConfig::Postgres { .. } => {
-            let sink = PostgresSink::new(&config).context(NO_SINK)?;
+            let sink = postgres.context(NO_SINK)?;
             run(config, source, sink, state, shutdown).await
         }
         SinkConfig::Sqlite { .. } => {
