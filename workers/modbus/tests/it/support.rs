@@ -19,6 +19,7 @@ pub fn register(name: &str, address: i32, value_type: ValueType) -> Register {
         offset: None,
         unit: None,
         kind: Kind::Gauge,
+        rollover: None,
         coherent: None,
     }
 }
