@@ -119,12 +119,13 @@ async fn everything_is_heard(
     topic.delete().await;
 }
 
+/// It keeps a subscription as soon as it has it: after a kill the worker may be back before the panel is.
 fn mosquitto(folder: &Path, port: u16) -> Command {
     let file = folder.join("mosquitto.conf");
     let data = folder.display();
     let text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 0\npersistence true\n\
-         persistence_location {data}/\nautosave_interval 1\n"
+         persistence_location {data}/\nautosave_on_changes true\nautosave_interval 1\n"
     );
     fs::write(&file, text).unwrap();
     let mut command = Command::new("/usr/sbin/mosquitto");
