@@ -246,7 +246,7 @@ fn default_max_age() -> Duration {
 }
 
 fn default_writers() -> i32 {
-    2
+    3
 }
 
 /// What became of a TelemetryPipeline.

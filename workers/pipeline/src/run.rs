@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Most bytes of messages that wait or are with the sink, over all partitions.
-const MEMORY: usize = 48 * 1024 * 1024;
+const MEMORY: usize = 40 * 1024 * 1024;
 /// So long nothing is taken from the source while there is no more room. Then the sink is slow, or some partition's row
 /// is locked: what waits behind is paused by itself, so that the others go on and the group is heard.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -175,6 +175,12 @@ impl Messages {
         self.bytes.extend_from_slice(message.payload.unwrap_or_default());
     }
 
+    /// Gives back the memory that was kept for more messages.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.index.shrink_to_fit();
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -175,8 +175,11 @@ fn client_config(config: &PipelineConfig, settings: &Settings) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "5000")
         .set("socket.keepalive.enable", "true")
         .set("queued.min.messages", "20000")
+        // A partition that has read enough ahead is looked at again after this time; the default, a second, would leave
+        // it empty for most of it.
+        .set("fetch.queue.backoff.ms", "5")
         // Per partition.
-        .set("queued.max.messages.kbytes", "4096");
+        .set("queued.max.messages.kbytes", "2048");
     client
 }
 

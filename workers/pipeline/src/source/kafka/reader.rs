@@ -287,7 +287,9 @@ impl Reader {
             }
         }
         drop(shared);
-        for group in groups {
+        for mut group in groups {
+            // They may wait for long, and a buffer that grew has room for as much again.
+            group.messages.shrink();
             self.queued.fetch_add(weight(&group.messages), Ordering::Relaxed);
             let event = Event::Messages(group.place, group.number, group.messages);
             // Nobody listens any more while the source is dropped.
