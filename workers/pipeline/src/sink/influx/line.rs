@@ -313,10 +313,11 @@ mod tests {
             let mut out = String::new();
             if lines(InfluxdbVersion::V2).write(&record, &mut out).is_ok() {
                 let (mut quoted, mut ends, mut spaces) = (false, 0, 0);
-                let mut chars = out.chars();
+                let mut chars = out.chars().peekable();
                 while let Some(c) = chars.next() {
                     match c {
-                        '\\' => { chars.next(); }
+                        // In a text it escapes whatever follows, elsewhere only what would end a name or a tag.
+                        '\\' if quoted || chars.peek().is_some_and(|next| ",= ".contains(*next)) => { chars.next(); }
                         // In tags they are characters like any other.
                         '"' if spaces > 0 => quoted = !quoted,
                         '\n' if !quoted => ends += 1,
