@@ -227,13 +227,12 @@ impl<C: Connector, O: LineObserver> Line<C, O> {
             let (mut before, mut spent, mut timed_out) = (Instant::now(), false, false);
             let (sent, cost, observer) = (before, &mut self.cost, &self.observer);
             let (hold, mut is_first) = (&mut self.hold, true);
-            let is_measured = !client.takes_together(blocks.len());
             let watch: &mut OnRead<'_> = &mut |at, result| {
                 // What an answer adds to the time of all is what its request costs.
                 let now = Instant::now();
                 let took = now - std::mem::replace(&mut before, now);
                 let outcome = Outcome::of(&result);
-                if let (true, Outcome::Answered, Some(block)) = (is_measured, outcome, blocks.get(at)) {
+                if let (Outcome::Answered, Some(block)) = (outcome, blocks.get(at)) {
                     cost.observe(carried(block.function, block.count.into()), micros(took));
                 }
                 if matches!(outcome, Outcome::Answered | Outcome::Exception) && std::mem::take(&mut is_first)

@@ -4,7 +4,6 @@
 //! there is no way to say "write" to it. The frames are those of [`corrente_modbus::adu`].
 //!
 //! - `window` (without IO): what is outstanding, and which answer belongs to what.
-//! - `gather` (without IO): whether answers are taken in one by one or together.
 //! - `stream`: the client itself: it writes questions, waits for answers, and knows when not to believe them.
 //! - `tcp`: makes connections.
 //! - [`tls`]: the certificates of Modbus/TCP Security, and what to say when they do not fit.
@@ -21,7 +20,6 @@ use std::{fmt, future::Future, time::Duration};
 use corrente_crds::profile::Function;
 use corrente_modbus::Answer;
 
-mod gather;
 mod stream;
 mod tcp;
 pub mod tls;
@@ -160,13 +158,6 @@ pub trait ModbusClient: Send {
             self.read_many(&[block], &mut |_, read| result = Some(read)).await;
             result.unwrap_or_else(|| Err(ReadError::Connection("there was no answer".to_owned())))
         }
-    }
-
-    /// Whether the answers to so many questions would be taken in together, after a pause: when each was given
-    /// cannot be told then.
-    fn takes_together(&self, questions: usize) -> bool {
-        let _ = questions;
-        false
     }
 
     /// Whether the connection should be made anew before the next request, though nothing is wrong with it:

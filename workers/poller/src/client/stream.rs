@@ -17,13 +17,12 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::TcpStream,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::client::TlsStream;
 
 use super::{
     ModbusClient, OnRead, ReadBlock, ReadError,
-    gather::{Gather, TOGETHER},
     tls::{self, Certified},
     window::{Framing, Window},
 };
@@ -60,7 +59,6 @@ pub struct TcpClient {
     /// Shared with the connections before and after, so that no id comes again soon: there are gateways that
     /// deliver a late answer to whoever is connected when it comes.
     transactions: Arc<AtomicU16>,
-    gather: Gather,
     spent: bool,
     /// Whether anything came on this connection.
     heard: bool,
@@ -80,7 +78,6 @@ impl TcpClient {
             out: Vec::new(),
             timeout,
             transactions,
-            gather: Gather::default(),
             spent: false,
             heard: false,
         }
@@ -174,22 +171,12 @@ impl TcpClient {
             return Ok(());
         }
         self.look().map_err(|error| (0, error))?;
-        let together = self.takes_together(blocks.len());
-        let (began, mut reads, mut next) = (Instant::now(), 0, 0);
+        let mut next = 0;
         loop {
             self.ask(blocks, &mut next).await?;
             let Some((index, deadline)) = self.window.oldest() else {
-                if together {
-                    self.gather.together(reads);
-                } else {
-                    self.gather.one_by_one(blocks.len(), began.elapsed());
-                }
                 return Ok(());
             };
-            if together && reads == 0 {
-                sleep(TOGETHER).await;
-            }
-            reads += 1;
             let came = match timeout_at(deadline, self.stream.read(self.window.spare())).await {
                 Err(_) => return Err((index, ReadError::Timeout(self.timeout))),
                 Ok(Err(error)) => return Err((index, self.lost(&error))),
@@ -209,10 +196,6 @@ impl ModbusClient for TcpClient {
             self.spent = true;
             on(index, Err(error));
         }
-    }
-
-    fn takes_together(&self, questions: usize) -> bool {
-        questions <= self.window.width() && self.gather.is_worth_it(questions)
     }
 
     fn is_outdated(&self) -> bool {

@@ -69,11 +69,6 @@ impl Window {
         }
     }
 
-    /// How many questions may be outstanding.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
     /// Whether another question may be asked.
     pub fn has_room(&self) -> bool {
         self.outstanding.len() < self.width
