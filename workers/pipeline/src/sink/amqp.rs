@@ -20,13 +20,11 @@ use lapin::{
 };
 
 use crate::{
-    assignment::Position,
     batch::{Batch, DeadLetter, Place, Row},
-    fault::{Fault, FaultKind},
     sink::{
         Claimed, Sink, SinkError, Stored,
         message::{Template, write_json},
-        outside::{Offsets, SetAside},
+        outside::{self, Offsets, SetAside},
         record_id::record_id,
     },
     transform::Chain,
@@ -96,7 +94,9 @@ impl AmqpSink {
                 CONNECT.as_secs()
             ))
         };
-        connected.unwrap_or_else(|_| late()).map_err(unreachable)
+        connected
+            .unwrap_or_else(|_| late())
+            .map_err(SinkError::unreachable)
     }
 
     async fn connect(&self) -> Result<(Connection, Channel), String> {
@@ -173,13 +173,6 @@ impl AmqpSink {
     }
 }
 
-fn unreachable(reason: String) -> SinkError {
-    SinkError::Fault(Fault {
-        kind: FaultKind::Unreachable,
-        reason,
-    })
-}
-
 impl Sink for AmqpSink {
     async fn open(&mut self) -> Result<(), SinkError> {
         self.session = Some(self.session().await?);
@@ -187,11 +180,7 @@ impl Sink for AmqpSink {
     }
 
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
-        let outside = self.outside.clone();
-        Ok(Claimed {
-            position: tokio::task::block_in_place(|| outside.0.load(&place.partition))?,
-            ..Claimed::default()
-        })
+        tokio::task::block_in_place(|| outside::claim(&*self.outside.0, place))
     }
 
     async fn store(&mut self, batch: &Arc<Batch>) -> Result<Stored, SinkError> {
@@ -222,18 +211,9 @@ impl Sink for AmqpSink {
         tokio::time::timeout(TIMEOUT, self.publish(&session.1, messages))
             .await
             .unwrap_or_else(|_| Err(format!("the AMQP broker took more than {} s", TIMEOUT.as_secs())))
-            .map_err(unreachable)?;
+            .map_err(SinkError::unreachable)?;
         self.session = Some(session);
-        let position = Position {
-            next_offset: batch.next_offset,
-            last: Some(batch.last),
-        };
-        tokio::task::block_in_place(|| {
-            if !letters.is_empty() {
-                self.outside.1.set_aside(&batch.place, &letters)?;
-            }
-            self.outside.0.save(&batch.place.partition, &position)
-        })?;
+        tokio::task::block_in_place(|| outside::settle(&*self.outside.0, &*self.outside.1, batch, &letters))?;
         Ok(Stored::new(count as u64, letters.len() as u64, sorted))
     }
 }

@@ -90,6 +90,15 @@ pub enum SinkError {
 }
 
 impl SinkError {
+    /// The other side cannot be reached, or does not answer.
+    #[must_use]
+    pub fn unreachable(reason: String) -> Self {
+        Self::Fault(Fault {
+            kind: FaultKind::Unreachable,
+            reason,
+        })
+    }
+
     /// The fault, for what is to be tried again.
     #[must_use]
     pub fn into_fault(self) -> Fault {

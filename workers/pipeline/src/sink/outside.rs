@@ -10,8 +10,8 @@ use corrente_runtime::broker::TopicPartition;
 
 use crate::{
     assignment::{Fingerprint, Position},
-    batch::{DeadLetter, Place},
-    sink::SinkError,
+    batch::{Batch, DeadLetter, Place},
+    sink::{Claimed, SinkError},
 };
 
 /// Where positions are kept. The calls block: they are made where that is allowed.
@@ -37,6 +37,37 @@ pub trait SetAside: Send + Sync + 'static {
     /// # Errors
     /// [`SinkError::Retry`].
     fn set_aside(&self, place: &Place, letters: &[DeadLetter<'_>]) -> Result<(), SinkError>;
+}
+
+/// What is known of a partition at the time of its claim: how far it is stored. It blocks.
+///
+/// # Errors
+/// As for [`Offsets::load`].
+pub fn claim(offsets: &dyn Offsets, place: &Place) -> Result<Claimed, SinkError> {
+    Ok(Claimed {
+        position: offsets.load(&place.partition)?,
+        ..Claimed::default()
+    })
+}
+
+/// Ends a batch whose rows are stored: what was refused is set aside, and then the position moves on. It blocks.
+///
+/// # Errors
+/// As for [`SetAside::set_aside`] and [`Offsets::save`].
+pub fn settle(
+    offsets: &dyn Offsets,
+    set_aside: &dyn SetAside,
+    batch: &Batch,
+    letters: &[DeadLetter<'_>],
+) -> Result<(), SinkError> {
+    if !letters.is_empty() {
+        set_aside.set_aside(&batch.place, letters)?;
+    }
+    let position = Position {
+        next_offset: batch.next_offset,
+        last: Some(batch.last),
+    };
+    offsets.save(&batch.place.partition, &position)
 }
 
 /// A fingerprint as the metadata of a committed offset.

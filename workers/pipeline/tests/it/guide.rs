@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use corrente_config::{manifest::load, units};
+use corrente_config::{PipelineConfig, manifest::load, units};
 use corrente_pipeline::{
     alerts::message::Alert,
     transform::{Chain, Verdict},
@@ -40,20 +40,20 @@ spec:
     kafka: {bootstrapServers: [\"kafka:9092\"], topic: site}
 ";
 
-/// The blocks of a language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let mut parts = GUIDE.split("\n```");
+/// The blocks of a language in a guide.
+pub fn blocks(guide: &'static str, language: &str) -> Vec<&'static str> {
+    let mut parts = guide.split("\n```");
     parts.next();
     parts
         .filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n'))
         .collect()
 }
 
-#[test]
-fn the_pipeline_of_the_guide_does_what_the_guide_says() {
+/// The one pipeline of a guide, of the site that it takes for granted.
+pub fn pipeline(guide: &'static str) -> PipelineConfig {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("site.yaml"), SITE).unwrap();
-    let [pipeline] = blocks("yaml")[..] else {
+    let [pipeline] = blocks(guide, "yaml")[..] else {
         panic!("the guide has one pipeline");
     };
     std::fs::write(folder.path().join("pipeline.yaml"), pipeline).unwrap();
@@ -61,12 +61,17 @@ fn the_pipeline_of_the_guide_does_what_the_guide_says() {
     assert!(loaded.problems.is_empty(), "{:#?}", loaded.problems);
     let resolved = loaded.resolve();
     assert!(resolved.problems.is_empty(), "{:#?}", resolved.problems);
-    let config = &resolved.pipelines[0];
+    resolved.pipelines[0].clone()
+}
+
+#[test]
+fn the_pipeline_of_the_guide_does_what_the_guide_says() {
+    let config = &pipeline(GUIDE);
     let derived = config.derived.as_ref().unwrap();
     assert_eq!(derived.windows[0].table, "readings_15min");
     assert_eq!(derived.counters[0].rollover.get("feeder-3"), Some(4_294_967.296));
     assert_eq!(derived.every.get("feeder-3"), Some(60_000));
-    let [record] = blocks("json")[..] else {
+    let [record] = blocks(GUIDE, "json")[..] else {
         panic!("the guide has one record");
     };
     let chain = Chain::of(config);

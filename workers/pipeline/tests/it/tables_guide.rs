@@ -1,39 +1,20 @@
 //! What docs/guides/tables.md shows is loaded, and its questions have answers.
 
-use corrente_config::{PipelineConfig, manifest::load, pipeline::SinkConfig};
+use corrente_config::{PipelineConfig, pipeline::SinkConfig};
 use corrente_runtime::memory::MemoryBroker;
 
 use crate::{
     database::Database,
-    guide::SITE,
+    guide,
     support::{Worker, producer, send, wait},
     upkeep::round,
 };
 
 const GUIDE: &str = include_str!("../../../../docs/guides/tables.md");
 
-/// The blocks of a language.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let mut parts = GUIDE.split("\n```");
-    parts.next();
-    parts
-        .filter_map(|part| part.strip_prefix(language)?.strip_prefix('\n'))
-        .collect()
-}
-
 /// The pipeline of the guide, in the places of a test.
 fn pipeline(db: &Database) -> PipelineConfig {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("site.yaml"), SITE).unwrap();
-    let [pipeline] = blocks("yaml")[..] else {
-        panic!("the guide has one pipeline");
-    };
-    std::fs::write(folder.path().join("pipeline.yaml"), pipeline).unwrap();
-    let loaded = load(&[folder.path().to_owned()]);
-    assert!(loaded.problems.is_empty(), "{:#?}", loaded.problems);
-    let resolved = loaded.resolve();
-    assert!(resolved.problems.is_empty(), "{:#?}", resolved.problems);
-    let mut config = resolved.pipelines[0].clone();
+    let mut config = guide::pipeline(GUIDE);
     (config.namespace, config.name) = ("test".to_owned(), db.pipeline.clone());
     let SinkConfig::Postgres {
         url_file,
@@ -79,7 +60,7 @@ async fn the_questions_of_the_guide_have_answers() {
         .batch_execute(&format!("SET search_path = {0}, {0}_bi", db.schema))
         .await
         .unwrap();
-    let questions = blocks("sql");
+    let questions = guide::blocks(GUIDE, "sql");
     assert!(questions.len() >= 6);
     for question in questions {
         let answer = db.client.query(question, &[]).await;

@@ -29,7 +29,6 @@ use self::{
 };
 use crate::{
     batch::{Batch, DeadLetter, Place, Refusal, Row},
-    fault::{Fault, FaultKind},
     sink::{Claimed, Sink, SinkError, Stored, columns::quote, outside::SetAside, record_id::record_id},
     transform::Chain,
 };
@@ -119,12 +118,7 @@ impl CassandraSink {
             Ok(done)
         })
         .await;
-        let fault = |reason: String| {
-            SinkError::Fault(Fault {
-                kind: FaultKind::Unreachable,
-                reason: format!("failed to {what}: {reason}"),
-            })
-        };
+        let fault = |reason: String| SinkError::unreachable(format!("failed to {what}: {reason}"));
         match done {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(Failure::Sink(error))) => Err(error),

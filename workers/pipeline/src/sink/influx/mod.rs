@@ -15,12 +15,11 @@ use corrente_crds::sinks::InfluxdbSink;
 
 use self::{client::Client, find::Found, line::Lines};
 use crate::{
-    assignment::Position,
     batch::{Batch, DeadLetter, Place, Refusal, Row},
     fault::{Fault, FaultKind},
     sink::{
         Claimed, Sink, SinkError, Stored,
-        outside::{Offsets, SetAside},
+        outside::{self, Offsets, SetAside},
     },
     transform::Chain,
 };
@@ -129,14 +128,7 @@ impl Inner {
             }));
         }
         letters.sort_by_key(|letter| letter.origin.offset);
-        if !letters.is_empty() {
-            self.set_aside.set_aside(&batch.place, &letters)?;
-        }
-        let position = Position {
-            next_offset: batch.next_offset,
-            last: Some(batch.last),
-        };
-        self.offsets.save(&batch.place.partition, &position)?;
+        outside::settle(&*self.offsets, &*self.set_aside, batch, &letters)?;
         Ok(Stored::new(stored as u64, letters.len() as u64, sorted))
     }
 }
@@ -148,14 +140,9 @@ impl Sink for InfluxSink {
     }
 
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
-        let partition = place.partition.clone();
-        self.run(move |inner| {
-            Ok(Claimed {
-                position: inner.offsets.load(&partition)?,
-                ..Claimed::default()
-            })
-        })
-        .await
+        let place = place.clone();
+        self.run(move |inner| outside::claim(&*inner.offsets, &place))
+            .await
     }
 
     async fn store(&mut self, batch: &Arc<Batch>) -> Result<Stored, SinkError> {

@@ -99,13 +99,10 @@ impl MongoSink {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(Failure::Sink(error))) => Err(error),
             Ok(Err(Failure::Mongo(error))) => Err(fault(what, &error)),
-            Err(_) => Err(SinkError::Fault(Fault {
-                kind: FaultKind::Unreachable,
-                reason: format!(
-                    "failed to {what}: MongoDB did not answer within {} s",
-                    TIMEOUT.as_secs()
-                ),
-            })),
+            Err(_) => Err(SinkError::unreachable(format!(
+                "failed to {what}: MongoDB did not answer within {} s",
+                TIMEOUT.as_secs()
+            ))),
         }
     }
 }

@@ -15,13 +15,11 @@ use corrente_crds::sinks::MqttSink as MqttSpec;
 
 use self::session::{Message, Session};
 use crate::{
-    assignment::Position,
     batch::{Batch, DeadLetter, Place, Refusal, Row},
-    fault::{Fault, FaultKind},
     sink::{
         Claimed, Sink, SinkError, Stored,
         message::{Template, write_json},
-        outside::{Offsets, SetAside},
+        outside::{self, Offsets, SetAside},
     },
     transform::Chain,
 };
@@ -72,16 +70,9 @@ impl MqttSink {
             Some(session) => Ok(session),
             None => Session::connect(&self.spec, &self.secrets, &self.pipeline)
                 .await
-                .map_err(unreachable),
+                .map_err(SinkError::unreachable),
         }
     }
-}
-
-fn unreachable(reason: String) -> SinkError {
-    SinkError::Fault(Fault {
-        kind: FaultKind::Unreachable,
-        reason,
-    })
 }
 
 impl Sink for MqttSink {
@@ -91,11 +82,7 @@ impl Sink for MqttSink {
     }
 
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
-        let outside = self.outside.clone();
-        Ok(Claimed {
-            position: tokio::task::block_in_place(|| outside.0.load(&place.partition))?,
-            ..Claimed::default()
-        })
+        tokio::task::block_in_place(|| outside::claim(&*self.outside.0, place))
     }
 
     async fn store(&mut self, batch: &Arc<Batch>) -> Result<Stored, SinkError> {
@@ -119,7 +106,7 @@ impl Sink for MqttSink {
         let published = tokio::time::timeout(TIMEOUT, session.publish(messages, self.spec.retain)).await;
         let refused = published
             .unwrap_or_else(|_| Err(format!("the MQTT broker took more than {} s", TIMEOUT.as_secs())))
-            .map_err(unreachable)?;
+            .map_err(SinkError::unreachable)?;
         self.session = Some(session);
         let stored = count - refused.len();
         for (at, reason) in refused {
@@ -133,16 +120,7 @@ impl Sink for MqttSink {
             }));
         }
         letters.sort_by_key(|letter| letter.origin.offset);
-        let position = Position {
-            next_offset: batch.next_offset,
-            last: Some(batch.last),
-        };
-        tokio::task::block_in_place(|| {
-            if !letters.is_empty() {
-                self.outside.1.set_aside(&batch.place, &letters)?;
-            }
-            self.outside.0.save(&batch.place.partition, &position)
-        })?;
+        tokio::task::block_in_place(|| outside::settle(&*self.outside.0, &*self.outside.1, batch, &letters))?;
         Ok(Stored::new(stored as u64, letters.len() as u64, sorted))
     }
 }

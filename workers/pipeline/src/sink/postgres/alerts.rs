@@ -10,7 +10,7 @@ use corrente_record::{Timestamp, View};
 use metrics::counter;
 use tokio_postgres::{Client, Error, Transaction};
 
-use super::derived::time;
+use super::{derived::time, session::make_missing_tables};
 use crate::{
     alerts::{
         message::id,
@@ -242,19 +242,5 @@ impl Thresholds {
 
 /// Makes the tables where they are missing.
 pub async fn create(client: &mut Client) -> Result<(), Error> {
-    let found = client
-        .query_one(
-            "SELECT to_regclass('corrente.alerts') IS NOT NULL AND to_regclass('corrente.alert_standings') IS NOT NULL",
-            &[],
-        )
-        .await?;
-    if found.try_get(0)? {
-        return Ok(());
-    }
-    let transaction = client.transaction().await?;
-    transaction
-        .batch_execute("SELECT pg_advisory_xact_lock(hashtextextended('corrente', 0))")
-        .await?;
-    transaction.batch_execute(TABLES).await?;
-    transaction.commit().await
+    make_missing_tables(client, &["corrente.alerts", "corrente.alert_standings"], TABLES).await
 }

@@ -5,7 +5,7 @@
 //! binary form; at the end -1. The forms of the types are those of their `recv` functions
 //! (`numeric_recv`: digits to the base of 10,000, the weight of the first, sign, decimals).
 
-use corrente_record::{Timestamp, ValueRef};
+use corrente_record::{Timestamp, ValueRef, View};
 
 /// What a binary COPY begins with.
 pub const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -87,6 +87,30 @@ pub fn int8(out: &mut Vec<u8>, value: i64) {
 pub fn int4(out: &mut Vec<u8>, value: i32) {
     length(out, 4);
     out.extend_from_slice(&value.to_be_bytes());
+}
+
+/// Appends the number of a row's columns, and what each row begins with: `ts`, `meter`, `slot`, `stream`, `seq` and
+/// `quality`.
+pub fn head(out: &mut Vec<u8>, columns: usize, record: &View<'_>) {
+    out.extend_from_slice(&(columns as i16).to_be_bytes());
+    timestamp(out, record.ts);
+    text(out, &record.meter);
+    match record.slot {
+        Some(slot) => timestamp(out, slot),
+        None => null(out),
+    }
+    match &record.stream {
+        Some(stream) => text(out, stream),
+        None => null(out),
+    }
+    match record.seq.and_then(|seq| i64::try_from(seq).ok()) {
+        Some(seq) => int8(out, seq),
+        None => null(out),
+    }
+    match record.quality {
+        Some(quality) => text(out, quality.as_str()),
+        None => null(out),
+    }
 }
 
 /// Appends a metric or a label, or says why it does not fit.

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use corrente_runtime::broker::TopicPartition;
 use tokio_postgres::{Client, Error, Transaction};
 
-use super::session::{Statements, describe};
+use super::session::{Statements, describe, make_missing_tables};
 use crate::{
     assignment::{Fingerprint, Position},
     batch::{Batch, DeadLetter, Place},
@@ -85,23 +85,8 @@ const SILENT: &str = "400 days";
 
 /// Makes the tables where they are missing. A worker that finds them needs no right to make any.
 pub async fn create(client: &mut Client) -> Result<(), Error> {
-    let found = client
-        .query_one(
-            // The youngest of them: the others were there before.
-            "SELECT to_regclass('corrente.dead_letters_published') IS NOT NULL",
-            &[],
-        )
-        .await?;
-    if found.try_get(0)? {
-        return Ok(());
-    }
-    let transaction = client.transaction().await?;
-    // IF NOT EXISTS alone lets two workers collide.
-    transaction
-        .batch_execute("SELECT pg_advisory_xact_lock(hashtextextended('corrente', 0))")
-        .await?;
-    transaction.batch_execute(TABLES).await?;
-    transaction.commit().await
+    // The youngest of them: the others were there before.
+    make_missing_tables(client, &["corrente.dead_letters_published"], TABLES).await
 }
 
 /// Who claims.

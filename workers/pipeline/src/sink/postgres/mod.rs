@@ -45,7 +45,6 @@ use self::{
 };
 use crate::{
     batch::{Batch, DeadLetter, Place, Rows},
-    fault::{Fault, FaultKind},
     sink::{Claimed, Sink, SinkError, Stored},
     transform::Chain,
 };
@@ -550,13 +549,10 @@ async fn bounded<T>(
             outcome = &mut job => return outcome,
             () = answered.notified() => {}
             () = tokio::time::sleep(limit) => {
-                return Err(SinkError::Fault(Fault {
-                    kind: FaultKind::Unreachable,
-                    reason: format!(
-                        "the database has not answered for {} s. The connection is given up, and the batch is tried again",
-                        limit.as_secs()
-                    ),
-                }));
+                return Err(SinkError::unreachable(format!(
+                    "the database has not answered for {} s. The connection is given up, and the batch is tried again",
+                    limit.as_secs()
+                )));
             }
         }
     }

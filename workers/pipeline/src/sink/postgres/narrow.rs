@@ -154,7 +154,7 @@ impl Rows<'_> {
             Some(head) => out.extend_from_within(head),
             None => {
                 let begin = out.len();
-                head(record, self.columns, out);
+                encode::head(out, self.columns, record);
                 self.head = Some(begin..out.len());
             }
         }
@@ -172,29 +172,6 @@ impl Rows<'_> {
     fn end(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.labels);
         self.count += 1;
-    }
-}
-
-/// The number of columns, and those up to `quality`.
-fn head(record: &View<'_>, columns: usize, out: &mut Vec<u8>) {
-    out.extend_from_slice(&(columns as i16).to_be_bytes());
-    encode::timestamp(out, record.ts);
-    encode::text(out, &record.meter);
-    match record.slot {
-        Some(slot) => encode::timestamp(out, slot),
-        None => encode::null(out),
-    }
-    match &record.stream {
-        Some(stream) => encode::text(out, stream),
-        None => encode::null(out),
-    }
-    match record.seq.and_then(|seq| i64::try_from(seq).ok()) {
-        Some(seq) => encode::int8(out, seq),
-        None => encode::null(out),
-    }
-    match record.quality {
-        Some(quality) => encode::text(out, quality.as_str()),
-        None => encode::null(out),
     }
 }
 

@@ -184,25 +184,7 @@ impl Plan {
     }
 
     fn append(&mut self, record: &View<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-        out.extend_from_slice(&((OWN.len() + self.columns.len()) as i16).to_be_bytes());
-        encode::timestamp(out, record.ts);
-        encode::text(out, &record.meter);
-        match record.slot {
-            Some(slot) => encode::timestamp(out, slot),
-            None => encode::null(out),
-        }
-        match &record.stream {
-            Some(stream) => encode::text(out, stream),
-            None => encode::null(out),
-        }
-        match record.seq.and_then(|seq| i64::try_from(seq).ok()) {
-            Some(seq) => encode::int8(out, seq),
-            None => encode::null(out),
-        }
-        match record.quality {
-            Some(quality) => encode::text(out, quality.as_str()),
-            None => encode::null(out),
-        }
+        encode::head(out, OWN.len() + self.columns.len(), record);
         match &record.bad {
             Some(bad) => encode::jsonb(out, bad),
             None => encode::null(out),

@@ -84,6 +84,37 @@ pub async fn connect_to(url: &str, name: &str, application: &str) -> Result<Clie
     Ok(client)
 }
 
+/// Makes tables of the schema `corrente`; where `sql` says IF NOT EXISTS, those that are missing.
+///
+/// # Errors
+/// The database's.
+pub async fn make_tables(client: &mut Client, sql: &str) -> Result<(), Error> {
+    let transaction = client.transaction().await?;
+    // IF NOT EXISTS alone lets two workers collide.
+    transaction
+        .batch_execute("SELECT pg_advisory_xact_lock(hashtextextended('corrente', 0))")
+        .await?;
+    transaction.batch_execute(sql).await?;
+    transaction.commit().await
+}
+
+/// The same, unless all of `tables` are there: a worker that finds them needs no right to make any.
+///
+/// # Errors
+/// The database's.
+pub async fn make_missing_tables(client: &mut Client, tables: &[&str], sql: &str) -> Result<(), Error> {
+    let found = client
+        .query_one(
+            "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name",
+            &[&tables],
+        )
+        .await?;
+    if found.try_get(0)? {
+        return Ok(());
+    }
+    make_tables(client, sql).await
+}
+
 /// Most statements that are kept: those of a COPY are as many as there are sets of columns.
 const STATEMENTS: usize = 100;
 

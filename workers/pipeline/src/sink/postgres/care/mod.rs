@@ -24,7 +24,7 @@ use super::{
     PostgresSink,
     layout::Layout,
     ledger,
-    session::{self, describe},
+    session::{self, describe, make_tables},
     table::Table,
 };
 
@@ -61,19 +61,9 @@ fn own_tables(tables: &TablesConfig) -> Option<String> {
 /// The database's.
 pub async fn prepare(client: &mut Client, tables: &TablesConfig) -> Result<(), Error> {
     match own_tables(tables) {
-        Some(sql) => make(client, &sql).await,
+        Some(sql) => make_tables(client, &sql).await,
         None => Ok(()),
     }
-}
-
-async fn make(client: &mut Client, sql: &str) -> Result<(), Error> {
-    let transaction = client.transaction().await?;
-    // IF NOT EXISTS alone lets two workers collide.
-    transaction
-        .batch_execute("SELECT pg_advisory_xact_lock(hashtextextended('corrente', 0))")
-        .await?;
-    transaction.batch_execute(sql).await?;
-    transaction.commit().await
 }
 
 /// The upkeep of a pipeline's tables.
@@ -184,7 +174,7 @@ impl Upkeep {
         }
         ledger::create(&mut client).await.map_err(failed)?;
         let all = [rollups::TABLES, completeness::TABLES, views::TABLES].concat();
-        make(&mut client, &all).await.map_err(failed)?;
+        make_tables(&mut client, &all).await.map_err(failed)?;
         Ok(Some(client))
     }
 

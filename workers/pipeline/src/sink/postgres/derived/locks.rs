@@ -4,23 +4,13 @@
 
 use tokio_postgres::{Client, Error, Transaction};
 
+use crate::sink::postgres::session::make_missing_tables;
+
 /// Makes the table where it is missing. A worker that finds it needs no right to make any.
 pub async fn create_locks(client: &mut Client) -> Result<(), Error> {
-    let found = client
-        .query_one("SELECT to_regclass('corrente.meter_locks') IS NOT NULL", &[])
-        .await?;
-    if found.try_get(0)? {
-        return Ok(());
-    }
-    let transaction = client.transaction().await?;
-    transaction
-        .batch_execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('corrente', 0)); \
-             CREATE TABLE IF NOT EXISTS corrente.meter_locks ( \
-                 scope text NOT NULL, meter text NOT NULL, PRIMARY KEY (scope, meter))",
-        )
-        .await?;
-    transaction.commit().await
+    let table = "CREATE TABLE IF NOT EXISTS corrente.meter_locks ( \
+                     scope text NOT NULL, meter text NOT NULL, PRIMARY KEY (scope, meter))";
+    make_missing_tables(client, &["corrente.meter_locks"], table).await
 }
 
 /// Locks the meters, within a scope: the table that is derived from. They must be in their order, so that two transactions
