@@ -4,6 +4,12 @@
 
 use std::{os::unix::fs::MetadataExt as _, path::PathBuf, process::Command, time::Duration};
 
+use corrente_config::PipelineConfig;
+use corrente_crds::pipeline::ColumnType;
+use corrente_pipeline::{
+    fault::FaultKind,
+    sink::{Sink as _, SinkError},
+};
 use corrente_runtime::memory::MemoryBroker;
 use tokio_postgres::Client;
 
@@ -138,6 +144,57 @@ async fn a_database_set_read_only() {
             assert!(running.worker.report().trouble.unwrap().reason.contains("25006"));
         }
     }
+    running.end(db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn a_table_that_cannot_be_widened_now() {
+    let server = Server::start().await;
+    let db = server.database().await;
+    let mut running = Running::start(&db).await;
+    // Somebody reads the table for long: a column cannot be added beside him.
+    let reader = connect(&server.server.url()).await;
+    let read = format!("BEGIN; SELECT count(*) FROM {}", db.table());
+    reader.batch_execute(&read).await.unwrap();
+    let producer = producer(&running.broker, "t");
+    for partition in 0..2 {
+        let more = record(&format!("s{partition}"), running.sent).replace('}', r#","new":1}"#);
+        send(&producer, partition, &more);
+    }
+    running.sent += 1;
+    running.trouble("failed to add columns to the table").await;
+    let trouble = running.worker.report().trouble.unwrap().reason;
+    assert!(
+        trouble.contains("55P03") && trouble.contains("pg_stat_activity"),
+        "{trouble}"
+    );
+    running.send();
+    reader.batch_execute("ROLLBACK").await.unwrap();
+    running.stored(&db).await;
+    // The same of a column that is asked for before any row comes, and of a standby.
+    let mut config = db.config("t", None);
+    config.columns.insert("declared".to_owned(), ColumnType::Text);
+    let fault = async |config: &PipelineConfig| match db.sink(config).open().await {
+        Err(SinkError::Fault(fault)) => fault,
+        other => panic!("{other:?}"),
+    };
+    reader.batch_execute(&read).await.unwrap();
+    let waits = fault(&config).await;
+    assert!(waits.reason.contains("55P03"), "{waits:?}");
+    reader.batch_execute("ROLLBACK").await.unwrap();
+    server
+        .run("ALTER ROLE worker SET default_transaction_read_only = on")
+        .await;
+    let standby = fault(&config).await;
+    assert!(
+        standby.kind == FaultKind::ReadOnly && standby.reason.contains("takes no writes"),
+        "{standby:?}"
+    );
+    server
+        .run("ALTER ROLE worker RESET default_transaction_read_only")
+        .await;
+    db.sink(&config).open().await.unwrap();
     running.end(db).await;
 }
 

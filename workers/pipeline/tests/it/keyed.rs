@@ -1,12 +1,24 @@
 //! Repeats that are known by a key.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use corrente_config::{PipelineConfig, pipeline::Hypertable};
+use corrente_config::{
+    PipelineConfig,
+    alerts::{AlertsConfig, Side, ThresholdConfig},
+    derived::{DerivedConfig, WindowsConfig},
+    pipeline::{Hypertable, SinkConfig},
+    tables::CompletenessConfig,
+};
 use corrente_pipeline::{
     batch::{Batch, Place},
     batcher::Run,
-    sink::{Sink as _, Stored, postgres::PostgresSink},
+    sink::{
+        Sink as _, Stored,
+        postgres::{
+            PostgresSink,
+            letters::{Filter, ask},
+        },
+    },
 };
 use corrente_runtime::broker::{Incoming, Messages, TopicPartition};
 
@@ -199,4 +211,105 @@ async fn a_key_that_the_rows_do_not_have_is_said_and_an_index_that_is_there_is_u
         format!("SELECT count(*) FROM pg_index WHERE indrelid = '{table}'::regclass AND indisunique");
     assert_eq!(db.text(&indexes).await, "1");
     db.drop().await;
+}
+
+/// What the ledger of an hour says of a meter: stored, refused, missing; and what a window of it holds.
+async fn accounts(db: &Database, meter: &str) -> String {
+    let schema = &db.schema;
+    let ledger =
+        format!("SELECT stored, refused, skipped FROM {schema}.readings_ledger WHERE meter = '{meter}'");
+    let window = format!(
+        "SELECT readings, mean FROM {schema}.readings_1h WHERE meter = '{meter}' AND metric = 'voltage'"
+    );
+    format!("{}; {}", db.text(&ledger).await, db.text(&window).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn what_is_kept_beside_the_rows_knows_of_those_that_the_table_took_alone() {
+    for hypertable in [None, HYPERTABLE] {
+        let db = Database::new().await;
+        let mut config = keyed(&db, hypertable, &["meter", "ts"]);
+        let SinkConfig::Postgres { tables, .. } = &mut config.sink else {
+            panic!("not PostgreSQL");
+        };
+        tables.completeness = Some(CompletenessConfig {
+            interval: "1h".parse().unwrap(),
+            retention: None,
+            meters: BTreeMap::new(),
+        });
+        config.derived = Some(DerivedConfig {
+            windows: vec![WindowsConfig {
+                table: "readings_1h".to_owned(),
+                interval_millis: 3_600_000,
+                metrics: vec!["voltage".to_owned()],
+                expected_every_millis: None,
+            }],
+            ..DerivedConfig::default()
+        });
+        config.alerts = Some(AlertsConfig {
+            thresholds: vec![ThresholdConfig {
+                name: "High".to_owned(),
+                metric: "voltage".to_owned(),
+                side: Side::Above,
+                bound: 90.0,
+                clear: 90.0,
+                hold_millis: 0,
+                labels: BTreeMap::new(),
+                summary: None,
+            }],
+            topic: None,
+            alertmanager: None,
+        });
+        let mut partition = Partition::claim(&db, &config).await;
+        partition
+            .store(&[reading("m", 1, 1.0), reading("m", 2, 2.0)])
+            .await;
+        assert_eq!(accounts(&db, "m").await, "2|0|0; 2|1.5", "{hypertable:?}");
+        // Repeats say nothing, whatever they say: of rows before, and within the batch.
+        let again = [
+            reading("m", 1, 99.0),
+            reading("m", 3, 3.0),
+            reading("m", 3, 99.0),
+            reading("m", 2, 99.0),
+            reading("m", 4, 4.0),
+        ];
+        assert_eq!(counts(&partition.store(&again).await), (2, 3, 0));
+        assert_eq!(accounts(&db, "m").await, "4|0|0; 4|2.5");
+        // Beside rows that the database refuses, whose neighbours are tried in parts.
+        let rule = format!("ALTER TABLE {} ADD CONSTRAINT c CHECK (voltage <> 7)", db.table());
+        db.client.batch_execute(&rule).await.unwrap();
+        let mut mixed: Vec<String> = (1..40)
+            .map(|minute| reading("m", minute, minute as f64))
+            .collect();
+        mixed.extend((30..45).map(|minute| reading("m", minute, 99.0)));
+        assert_eq!(counts(&partition.store(&mixed).await), (39, 14, 1));
+        // 1 to 6, 8 to 39, and five of 99.
+        let (sum, count) = (780.0 - 7.0 + 5.0 * 99.0, 43);
+        let mean = sum / f64::from(count);
+        let seen = accounts(&db, "m").await;
+        assert!(
+            seen.starts_with(&format!("{count}|1|0; {count}|{mean:.3}")),
+            "{seen}"
+        );
+        // The refused one is replayed: it is stored, and not refused.
+        let drop = format!("ALTER TABLE {} DROP CONSTRAINT c", db.table());
+        db.client.batch_execute(&drop).await.unwrap();
+        let mine = Filter {
+            pipeline: Some(format!("test/{}", db.pipeline)),
+            ..Filter::default()
+        };
+        assert_eq!(ask(&db.client, &mine).await.unwrap().len(), 1);
+        assert_eq!(partition.sink.replay().await.unwrap(), (1, 1));
+        assert!(accounts(&db, "m").await.starts_with("44|0|0; 44|"));
+        // No alert but that of the values that were taken.
+        let first = format!(
+            "SELECT count(*), min(value), to_char(min(started_at) AT TIME ZONE 'UTC', 'HH24:MI') \
+             FROM corrente.alerts WHERE pipeline = 'test/{}'",
+            db.pipeline
+        );
+        assert_eq!(db.text(&first).await, "1|99|22:40");
+        db.forget_tables().await;
+        db.drop().await;
+    }
 }

@@ -8,6 +8,7 @@ use corrente_crds::{
     pipeline::ColumnType,
     tables::{Layout, PartitionBy, Views},
 };
+use corrente_pipeline::sink::postgres::letters::{Filter, ask};
 use corrente_runtime::memory::MemoryBroker;
 
 use crate::{
@@ -468,7 +469,8 @@ async fn every_slot_of_every_meter_is_accounted_for() {
         ("10:10:00", r#","quality":"failed""#),
         // 10:20 and 10:30 did not arrive; 10:40 to 11:00 were skipped, so the reading after them says.
         ("11:10:00", r#","quality":"good","skipped":3,"v":1"#),
-        ("11:20:00", r#","quality":"good","v":"not a number""#),
+        // 11:20 was skipped, and the record that says so is refused.
+        ("11:30:00", r#","quality":"good","skipped":1,"v":"not a number""#),
     ]
     .iter()
     .enumerate()
@@ -491,8 +493,28 @@ async fn every_slot_of_every_meter_is_accounted_for() {
     assert_eq!(
         db.text(&shown).await,
         "10|all|6|6|0|0|0|0|0|1.00,10|none|6|0|0|0|0|0|6|0.00,10|some|6|1|1|1|2|0|2|0.17,\
-         11|all|6|6|0|0|0|0|0|1.00,11|none|6|0|0|0|0|0|6|0.00,11|some|6|1|0|0|1|1|3|0.17"
+         11|all|6|6|0|0|0|0|0|1.00,11|none|6|0|0|0|0|0|6|0.00,11|some|6|1|0|0|2|1|2|0.17"
     );
+    // The refused one is replayed once the column takes texts: it is stored then, and not refused any more. What it says
+    // of skipped slots counts once.
+    db.client
+        .batch_execute(&format!(
+            "DROP VIEW {bi}.latest; ALTER TABLE {} ALTER COLUMN v TYPE text",
+            db.table()
+        ))
+        .await
+        .unwrap();
+    let mine = Filter {
+        pipeline: Some(format!("test/{}", db.pipeline)),
+        ..Filter::default()
+    };
+    assert_eq!(ask(&db.client, &mine).await.unwrap().len(), 1);
+    assert_eq!(db.sink(&config).replay().await.unwrap(), (1, 1));
+    let some = format!(
+        "SELECT expected, stored, partial, failed, skipped, refused, missing FROM {bi}.completeness \
+         WHERE bucket = '2026-01-01 11:00Z' AND meter = 'some'"
+    );
+    assert_eq!(db.text(&some).await, "6|2|0|0|2|0|2");
     // From 12:00 on `none` is not polled any more, and `some` every 20 minutes. The hour in which that changed is reckoned
     // by both.
     let changed = configured(&[("10m", &["all"]), ("20m", &["some"])]);

@@ -35,8 +35,14 @@ pub trait Beside: Send {
     /// offsets; those that are set aside are not told.
     fn observe(&mut self, row: &View<'_>);
 
-    /// A record of the batch is set aside; its payload, which need not be a record at all.
-    fn set_aside(&mut self, _payload: &[u8]) {}
+    /// A record of the batch is set aside; its payload, which need not be a record at all. Gives whether it was counted,
+    /// and is to be [taken back](Beside::taken_back) when it is stored after all.
+    fn set_aside(&mut self, _payload: &[u8]) -> bool {
+        false
+    }
+
+    /// A record that was set aside, and counted then, is set aside no more: it was replayed.
+    fn taken_back(&mut self, _payload: &[u8]) {}
 
     /// Writes what follows from the rows, after them and before the offset.
     ///

@@ -6,7 +6,7 @@
 //!    a savepoint, which is released whatever came of it: savepoints that are only rolled back to would nest, and each
 //!    would make the next one dearer.
 
-use std::{ops::Range, pin::Pin};
+use std::{collections::HashSet, ops::Range, pin::Pin};
 
 use bytes::Bytes;
 use corrente_record::View;
@@ -57,6 +57,8 @@ pub struct Copied<'b> {
     pub rows: u64,
     /// Rows whose key the table had already.
     pub repeats: u64,
+    /// The offsets of these, where they were asked for.
+    pub left_out: Vec<i64>,
     /// Rows that do not fit, or that the database refused.
     pub refused: Vec<DeadLetter<'b>>,
     /// What the pass found beside them.
@@ -215,6 +217,7 @@ async fn try_stream<'b>(
     Ok(Streamed::Copied(Copied {
         rows: count,
         repeats: 0,
+        left_out: vec![],
         refused,
         sorted: rows.finish(),
     }))
@@ -260,13 +263,14 @@ impl Encoded<'_> {
 }
 
 /// Copies the rows that the database takes, and finds those that it refuses, of which there is about one in `distance`.
-/// Where the table has a key, repeats are left out. `rows` begins a pass, as often as it is called; `None` where the
-/// table lacks columns.
+/// Where the table has a key, repeats are left out, and told where `told` asks for it. `rows` begins a pass, as often as
+/// it is called; `None` where the table lacks columns.
 pub async fn search<'b>(
     transaction: &Transaction<'_>,
     mut into: Target<'_>,
     rows: impl Fn() -> Rows<'b>,
     distance: usize,
+    told: bool,
     answered: &Notify,
 ) -> Result<Option<Copied<'b>>, Error> {
     // All columns that the batch needs, so that it is one COPY whatever is tried.
@@ -309,11 +313,20 @@ pub async fn search<'b>(
         }
     }
     let sorted = pass.finish();
-    let tried = Tries::begin(transaction, &mut into)
+    let mut tried = Tries::begin(transaction, &mut into, told)
         .await?
         .all(&encoded, distance, answered)
         .await?;
-    let found = tried.refused.len();
+    let (found, mut left_out) = (tried.refused.len(), vec![]);
+    if let Some(taken) = tried.taken.take() {
+        let refused = tried.refused.iter().map(|(row, _)| *row);
+        let not: HashSet<usize> = taken.into_iter().chain(refused).collect();
+        let rows = encoded.rows.iter().enumerate();
+        left_out.extend(
+            rows.filter(|(row, _)| !not.contains(row))
+                .map(|(_, place)| place.origin.offset),
+        );
+    }
     let letters = tried.refused.into_iter().filter_map(|(row, refusal)| {
         let Place { origin, .. } = encoded.rows.get(row)?;
         Some(DeadLetter {
@@ -325,6 +338,7 @@ pub async fn search<'b>(
     Ok(Some(Copied {
         rows: tried.rows,
         repeats: (encoded.rows.len() - found) as u64 - tried.rows,
+        left_out,
         refused,
         sorted,
     }))
@@ -337,6 +351,8 @@ struct Tried {
     rows: u64,
     /// Rows that were refused, by their place in [`Encoded::rows`].
     refused: Vec<(usize, Refusal)>,
+    /// Where it was asked for which rows the table took, these, by their places.
+    taken: Option<Vec<usize>>,
 }
 
 /// How a range of rows is tried.
@@ -346,35 +362,46 @@ struct Tries<'a> {
     /// Where there is a key, the statement that brings all rows from the temporary table into the table, and the one
     /// for a part of them.
     merge: Option<(Statement, Statement)>,
+    /// Whether they tell which rows the table took.
+    told: bool,
 }
 
 impl<'a> Tries<'a> {
-    async fn begin(transaction: &'a Transaction<'a>, into: &mut Target<'_>) -> Result<Self, Error> {
+    async fn begin(
+        transaction: &'a Transaction<'a>,
+        into: &mut Target<'_>,
+        told: bool,
+    ) -> Result<Self, Error> {
         let Some(keyed) = into.keyed else {
             return Ok(Self {
                 transaction,
                 copy: into.statement(transaction).await?,
                 merge: None,
+                told: false,
             });
         };
         let stage = keyed.stage(transaction, into.table, into.layout).await?;
         let columns = into.plan.columns();
-        let copy = format!("COPY {stage} ({columns}) FROM STDIN (FORMAT binary)");
+        let copy = format!("COPY {} ({columns}) FROM STDIN (FORMAT binary)", stage.name);
         let copy = into.statements.get(transaction, &copy).await?;
-        let all = keyed.merge(&stage, into.table, &columns, true);
-        let some = keyed.merge(&stage, into.table, &columns, false);
+        let all = keyed.merge(&stage, into.table, &columns, true, told);
+        let some = keyed.merge(&stage, into.table, &columns, false, told);
         let all = into.statements.get(transaction, &all).await?;
         let some = into.statements.get(transaction, &some).await?;
         Ok(Self {
             transaction,
             copy,
             merge: Some((all, some)),
+            told,
         })
     }
 
     /// Tries all rows. Tells `answered` whenever the database did something.
     async fn all(self, encoded: &Encoded<'_>, distance: usize, answered: &Notify) -> Result<Tried, Error> {
-        let mut tried = Tried::default();
+        let mut tried = Tried {
+            taken: self.told.then(Vec::new),
+            ..Tried::default()
+        };
         let mut search = Search::new(encoded.rows.len(), distance);
         let mut before = "SAVEPOINT rows";
         while let Some(range) = search.range() {
@@ -384,8 +411,12 @@ impl<'a> Tries<'a> {
                 futures::join!(self.transaction.batch_execute(before), self.range(encoded, range));
             savepoint?;
             before = match stored {
-                Ok(rows) => {
+                Ok((rows, places)) => {
                     tried.rows += rows;
+                    if let Some(taken) = &mut tried.taken {
+                        // They are numbered from 1 within the range.
+                        taken.extend(places.into_iter().map(|place| first + place - 1));
+                    }
                     search.stored();
                     "RELEASE SAVEPOINT rows; SAVEPOINT rows"
                 }
@@ -409,16 +440,25 @@ impl<'a> Tries<'a> {
         Ok(tried)
     }
 
-    /// Tries some rows; gives how many of them are in the table.
-    async fn range(&self, encoded: &Encoded<'_>, range: Range<usize>) -> Result<u64, Error> {
+    /// Tries some rows; gives how many of them are in the table, and where it is asked for, which, from 1 on.
+    async fn range(&self, encoded: &Encoded<'_>, range: Range<usize>) -> Result<(u64, Vec<usize>), Error> {
         let all = range.len() == encoded.rows.len();
         let count = range.len() as u64;
         copy_range(self.transaction, &self.copy, encoded.of(range)).await?;
-        match &self.merge {
-            None => Ok(count),
-            Some((merge, _)) if all => self.transaction.execute(merge, &[]).await,
-            Some((_, merge)) => self.transaction.execute(merge, &[]).await,
+        let merge = match &self.merge {
+            None => return Ok((count, vec![])),
+            Some((merge, _)) if all => merge,
+            Some((_, merge)) => merge,
+        };
+        if !self.told {
+            return Ok((self.transaction.execute(merge, &[]).await?, vec![]));
         }
+        let rows = self.transaction.query(merge, &[]).await?;
+        let places = rows.iter().map(|row| row.try_get::<_, i64>(0));
+        let places: Vec<usize> = places
+            .map(|place| place.map(|place| usize::try_from(place).unwrap_or(0).max(1)))
+            .collect::<Result<_, _>>()?;
+        Ok((places.len() as u64, places))
     }
 }
 

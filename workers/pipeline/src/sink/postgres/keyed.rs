@@ -12,8 +12,19 @@
 use corrente_record::View;
 use tokio_postgres::{Client, Error, Transaction, error::SqlState};
 
-use super::{layout::Layout, session::describe};
-use crate::{batch::Refusal, sink::columns::quote};
+/// The temporary table.
+pub struct Stage {
+    /// Its name in SQL.
+    pub name: String,
+    /// The column that numbers its rows, in SQL; the table has none of its name.
+    number: String,
+}
+
+use super::{fault, layout::Layout};
+use crate::{
+    batch::Refusal,
+    sink::{SinkError, columns::quote},
+};
 
 /// The key of a table.
 #[derive(Clone, Debug)]
@@ -32,20 +43,17 @@ impl Keyed {
     /// name.
     ///
     /// # Errors
-    /// A sentence; a person must change something, or trying again may help.
-    pub async fn ensure(&self, client: &mut Client, quoted: &str, name: &str) -> Result<(), String> {
+    /// What sort of fault it is, with a sentence; a person must change something, or trying again may help.
+    pub async fn ensure(&self, client: &mut Client, quoted: &str, name: &str) -> Result<(), SinkError> {
         let failed = |error: Error| {
             if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
-                return format!(
+                return SinkError::Retry(format!(
                     "the table {quoted} has several rows of one key ({}) already: remove what is too much, name another \
                      key in dedupeKey, or another table",
                     self.columns.join(", ")
-                );
+                ));
             }
-            format!(
-                "failed to make the unique index of {quoted}: {}",
-                describe(&error)
-            )
+            fault::failed(&format!("make the unique index of {quoted}"))(error)
         };
         let mut sorted = self.columns.clone();
         sorted.sort();
@@ -110,34 +118,59 @@ impl Keyed {
         transaction: &Transaction<'_>,
         quoted: &str,
         layout: &Layout,
-    ) -> Result<String, Error> {
+    ) -> Result<Stage, Error> {
+        let mut number = "corrente_row".to_owned();
+        while layout.position(&number).is_some() {
+            number.push('_');
+        }
+        let number = quote(&number);
         // A table that was altered has another stamp, and gets another one.
         let name = format!("pg_temp.corrente_{}", layout.stamp);
         transaction
             .batch_execute(&format!(
-                "CREATE TEMP TABLE IF NOT EXISTS {} (LIKE {quoted} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) \
+                "CREATE TEMP TABLE IF NOT EXISTS {} (LIKE {quoted} INCLUDING DEFAULTS INCLUDING CONSTRAINTS, \
+                 {number} bigint GENERATED ALWAYS AS IDENTITY) \
                  ON COMMIT DELETE ROWS",
                 name.trim_start_matches("pg_temp.")
             ))
             .await?;
-        Ok(name)
+        Ok(Stage { name, number })
     }
 
     /// The statement that brings the rows of the temporary table into the table, in their order. Where there are more
-    /// rows to come in the transaction, it takes them out.
+    /// rows to come in the transaction, it takes them out. Where it is to tell which rows the table took, it gives the
+    /// place of each among them, from 1 on.
     #[must_use]
-    pub fn merge(&self, stage: &str, quoted: &str, columns: &str, all: bool) -> String {
-        let (with, from) = match all {
-            true => (String::new(), stage.to_owned()),
+    pub fn merge(&self, stage: &Stage, quoted: &str, columns: &str, all: bool, told: bool) -> String {
+        let Stage { name, number } = stage;
+        let (mut with, from) = match all {
+            true => (vec![], name.as_str()),
             false => (
-                format!("WITH moved AS (DELETE FROM {stage} RETURNING {columns}) "),
-                "moved".to_owned(),
+                vec![format!(
+                    "moved AS (DELETE FROM {name} RETURNING {columns}, {number})"
+                )],
+                "moved",
             ),
         };
-        format!(
-            "{with}INSERT INTO {quoted} ({columns}) SELECT {columns} FROM {from} ON CONFLICT ({}) DO NOTHING",
-            self.list()
-        )
+        let key = self.list();
+        // In their order: of several rows of one key the first is kept.
+        let insert = format!(
+            "INSERT INTO {quoted} ({columns}) SELECT {columns} FROM {from} ORDER BY {number} ON CONFLICT ({key}) DO NOTHING"
+        );
+        let last = if told {
+            // The numbers go on through the transaction: what counts is their order.
+            with.push(format!("taken AS ({insert} RETURNING {key})"));
+            with.push(format!(
+                "numbered AS (SELECT {key}, row_number() OVER (ORDER BY {number}) AS place FROM {from})"
+            ));
+            format!("SELECT min(place) FROM taken JOIN numbered USING ({key}) GROUP BY {key}")
+        } else {
+            insert
+        };
+        match with.is_empty() {
+            true => last,
+            false => format!("WITH {} {last}", with.join(", ")),
+        }
     }
 
     fn list(&self) -> String {

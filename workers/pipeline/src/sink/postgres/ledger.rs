@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use corrente_runtime::broker::TopicPartition;
 use tokio_postgres::{Client, Error, Transaction};
 
-use super::session::{Statements, describe, make_missing_tables};
+use super::session::{Statements, describe, make_tables};
 use crate::{
     assignment::{Fingerprint, Position},
     batch::{Batch, DeadLetter, Place},
@@ -64,7 +64,7 @@ const TABLES: &str = "
     CREATE UNIQUE INDEX IF NOT EXISTS offsets_stored_in ON corrente.offsets (stored_in, topic, partition, cluster);
     ALTER TABLE corrente.streams ADD COLUMN IF NOT EXISTS cluster text, ADD COLUMN IF NOT EXISTS last_offset bigint;
     ALTER TABLE corrente.dead_letters ADD COLUMN IF NOT EXISTS replay_asked_at timestamptz,
-        ADD COLUMN IF NOT EXISTS replayed_at timestamptz;
+        ADD COLUMN IF NOT EXISTS replayed_at timestamptz, ADD COLUMN IF NOT EXISTS counted boolean;
     CREATE INDEX IF NOT EXISTS dead_letters_origin ON corrente.dead_letters (pipeline, cluster, topic, partition, id);
     CREATE INDEX IF NOT EXISTS dead_letters_asked ON corrente.dead_letters (pipeline, id)
         WHERE replay_asked_at IS NOT NULL AND replayed_at IS NULL;
@@ -85,8 +85,18 @@ const SILENT: &str = "400 days";
 
 /// Makes the tables where they are missing. A worker that finds them needs no right to make any.
 pub async fn create(client: &mut Client) -> Result<(), Error> {
-    // The youngest of them: the others were there before.
-    make_missing_tables(client, &["corrente.dead_letters_published"], TABLES).await
+    // The youngest part of them: the others were there before.
+    let made = client
+        .query_one(
+            "SELECT to_regclass('corrente.dead_letters_published') IS NOT NULL AND EXISTS ( \
+                 SELECT FROM pg_attribute WHERE attrelid = to_regclass('corrente.dead_letters') AND attname = 'counted')",
+            &[],
+        )
+        .await?;
+    match made.try_get(0)? {
+        true => Ok(()),
+        false => make_tables(client, TABLES).await,
+    }
 }
 
 /// Who claims.
@@ -328,12 +338,13 @@ pub async fn fence(
     })
 }
 
-/// Stores what is set aside.
+/// Stores what is set aside. `counted` says of each letter whether the ledger of completeness counts it as refused.
 pub async fn dead_letters(
     transaction: &Transaction<'_>,
     pipeline: &str,
     place: &Place,
     letters: &[DeadLetter<'_>],
+    counted: &[bool],
 ) -> Result<(), Error> {
     if letters.is_empty() {
         return Ok(());
@@ -351,9 +362,9 @@ pub async fn dead_letters(
     transaction
         .execute(
             "INSERT INTO corrente.dead_letters \
-             (pipeline, cluster, topic, partition, message_offset, key, payload, sqlstate, column_name, reason) \
-             SELECT $1, $2, $3, $4, * FROM unnest($5::bigint[], $6::bytea[], $7::bytea[], $8::text[], $9::text[], \
-             $10::text[])",
+             (pipeline, cluster, topic, partition, message_offset, key, payload, sqlstate, column_name, reason, \
+              counted) SELECT $1, $2, $3, $4, * FROM unnest($5::bigint[], $6::bytea[], $7::bytea[], $8::text[], $9::text[], \
+             $10::text[], $11::boolean[])",
             &[
                 &pipeline,
                 &&*place.cluster,
@@ -365,6 +376,7 @@ pub async fn dead_letters(
                 &states,
                 &columns,
                 &reasons,
+                &counted,
             ],
         )
         .await?;

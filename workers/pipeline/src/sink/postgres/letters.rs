@@ -5,7 +5,10 @@
 //! and stores by it: the letter goes the way that it went the first time. Letter and row change in one transaction, so
 //! that a letter is stored once, whoever asks for it and how often.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use corrente_runtime::broker::{Incoming, Messages, TopicPartition};
 use tokio_postgres::{Client, Error, Row, Transaction, types::ToSql};
@@ -277,19 +280,41 @@ pub(crate) async fn expire(
 pub(super) struct Asked {
     /// Their records.
     pub batch: Batch,
-    /// Their numbers, by offset.
-    ids: BTreeMap<i64, i64>,
+    /// By offset.
+    letters: BTreeMap<i64, Known>,
+}
+
+/// What is known of a letter that is to be replayed.
+struct Known {
+    /// Its number.
+    id: i64,
+    /// Whether the ledger of completeness counts it as refused.
+    counted: bool,
+    /// Its record.
+    payload: Vec<u8>,
+}
+
+impl Asked {
+    /// The records of the letters that were counted as refused and are not any more: all but those that are `dead` once
+    /// more.
+    pub fn taken_back<'a>(&'a self, dead: &'a [DeadLetter<'_>]) -> impl Iterator<Item = &'a [u8]> {
+        let again: HashSet<i64> = dead.iter().map(|letter| letter.origin.offset).collect();
+        self.letters
+            .iter()
+            .filter(move |(offset, letter)| letter.counted && !again.contains(offset))
+            .map(|(_, letter)| letter.payload.as_slice())
+    }
 }
 
 /// The letters of a pipeline for which somebody asked, by partition.
 pub(super) async fn asked(client: &Client, pipeline: &str) -> Result<Vec<Asked>, Error> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM corrente.dead_letters l \
+        "SELECT {COLUMNS}, coalesce(l.counted, false) FROM corrente.dead_letters l \
          WHERE l.pipeline = $1 AND l.replay_asked_at IS NOT NULL AND l.replayed_at IS NULL ORDER BY l.id LIMIT {REPLAYED}"
     );
-    let mut places: BTreeMap<Place, BTreeMap<i64, Letter>> = BTreeMap::new();
+    let mut places: BTreeMap<Place, BTreeMap<i64, (Letter, bool)>> = BTreeMap::new();
     for row in client.query(&sql, &[&pipeline]).await? {
-        let letter = Letter::of(&row)?;
+        let (letter, counted) = (Letter::of(&row)?, row.try_get(14)?);
         let place = Place {
             cluster: letter.cluster.as_str().into(),
             partition: TopicPartition {
@@ -302,12 +327,12 @@ pub(super) async fn asked(client: &Client, pipeline: &str) -> Result<Vec<Asked>,
             .entry(place)
             .or_default()
             .entry(letter.offset)
-            .or_insert(letter);
+            .or_insert((letter, counted));
     }
     let asked = places.into_iter().filter_map(|(place, letters)| {
         let messages: Messages = letters
             .values()
-            .map(|letter| Incoming {
+            .map(|(letter, _)| Incoming {
                 offset: letter.offset,
                 timestamp: None,
                 key: letter.key.as_deref(),
@@ -320,9 +345,13 @@ pub(super) async fn asked(client: &Client, pipeline: &str) -> Result<Vec<Asked>,
         };
         Some(Asked {
             batch: Batch::build(place, 0, None, vec![run], Arc::default())?,
-            ids: letters
+            letters: letters
                 .into_iter()
-                .map(|(offset, letter)| (offset, letter.id))
+                .map(|(offset, (letter, counted))| {
+                    let Letter { id, payload, .. } = letter;
+                    let known = Known { id, counted, payload };
+                    (offset, known)
+                })
                 .collect(),
         })
     });
@@ -331,7 +360,7 @@ pub(super) async fn asked(client: &Client, pipeline: &str) -> Result<Vec<Asked>,
 
 /// Locks the letters; false where one of them is replayed already, or gone.
 pub(super) async fn lock(transaction: &Transaction<'_>, asked: &Asked) -> Result<bool, Error> {
-    let ids: Vec<i64> = asked.ids.values().copied().collect();
+    let ids: Vec<i64> = asked.letters.values().map(|letter| letter.id).collect();
     let locked = transaction
         .query(
             "SELECT id FROM corrente.dead_letters WHERE id = ANY ($1) AND replayed_at IS NULL \
@@ -348,7 +377,8 @@ pub(super) async fn settle(
     asked: &Asked,
     dead: &[DeadLetter<'_>],
 ) -> Result<(), Error> {
-    let mut stored = asked.ids.clone();
+    let ids = asked.letters.iter();
+    let mut stored: BTreeMap<i64, i64> = ids.map(|(offset, letter)| (*offset, letter.id)).collect();
     let refused: Vec<i64> = dead
         .iter()
         .filter_map(|letter| stored.remove(&letter.origin.offset))

@@ -17,7 +17,7 @@
 //! learned again.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -211,13 +211,10 @@ impl PostgresSink {
         ledger::create(&mut client)
             .await
             .map_err(failed("make the tables of the schema corrente"))?;
-        let layout = shared.table.ensure(&mut client).await.map_err(SinkError::Retry)?;
+        let layout = shared.table.ensure(&mut client).await?;
         if let Some(keyed) = &shared.keyed {
             let (quoted, name) = (shared.table.quoted(), &shared.table.name);
-            keyed
-                .ensure(&mut client, &quoted, name)
-                .await
-                .map_err(SinkError::Retry)?;
+            keyed.ensure(&mut client, &quoted, name).await?;
         }
         for beside in &mut self.beside {
             beside.prepare(&mut client).await?;
@@ -242,8 +239,7 @@ impl PostgresSink {
         let table = &shared.table;
         let missing = table.missing(&session.layout, shared.rows(work));
         if !missing.is_empty() {
-            let widened = table.widen(&mut session.client, &missing).await;
-            session.layout = widened.map_err(SinkError::Retry)?;
+            session.layout = table.widen(&mut session.client, &missing).await?;
             session.plan = Plan::of(shared.narrow.clone());
         }
         let Some(places) = &session.places else {
@@ -257,8 +253,7 @@ impl PostgresSink {
         }
         if !instants.is_empty() {
             let instants: Vec<i64> = instants.into_iter().collect();
-            let made = table.make_partitions(&mut session.client, &instants).await;
-            let made = made.map_err(SinkError::Retry)?;
+            let made = table.make_partitions(&mut session.client, &instants).await?;
             session.places = made.map(|partitions| shared.places(partitions));
         }
         Ok(())
@@ -359,9 +354,12 @@ impl PostgresSink {
             repeats,
             refused: mut dead,
             mut sorted,
+            ..
         } = if session.refusing.is_some() || session.repeating {
             let distance = session.refusing.unwrap_or(usize::MAX);
-            let copied = copy::search(&transaction, into, || shared.rows(work), distance, answered).await;
+            let told = !self.beside.is_empty();
+            let copied =
+                copy::search(&transaction, into, || shared.rows(work), distance, told, answered).await;
             let Some(copied) = copied.map_err(&failed)? else {
                 return Ok(Ended::Missing);
             };
@@ -369,7 +367,7 @@ impl PostgresSink {
             let bad = copied.refused.iter().filter(by_database).count();
             session.refusing = usize::try_from(copied.rows).unwrap_or(0).checked_div(bad);
             session.repeating = copied.repeats > 0;
-            observe(&mut self.beside, shared.rows(work), &copied.refused);
+            observe(&mut self.beside, shared.rows(work), &copied);
             copied
         } else {
             let rows = shared.rows(work);
@@ -384,11 +382,18 @@ impl PostgresSink {
         sorted.duplicates += repeats;
         dead.append(&mut sorted.dead);
         dead.sort_by_key(|letter| letter.origin.offset);
+        let mut counted = vec![false; dead.len()];
         for beside in &mut self.beside {
-            // Letters that are refused once more were told when they were set aside.
-            if let Work::Messages(_) = work {
-                dead.iter()
-                    .for_each(|letter| beside.set_aside(letter.origin.payload));
+            match work {
+                Work::Messages(_) => {
+                    for (letter, counted) in dead.iter().zip(&mut counted) {
+                        *counted |= beside.set_aside(letter.origin.payload);
+                    }
+                }
+                // Letters that are refused once more were told when they were set aside.
+                Work::Letters(asked) => asked
+                    .taken_back(&dead)
+                    .for_each(|payload| beside.taken_back(payload)),
             }
             beside.write(&transaction).await?;
         }
@@ -399,7 +404,7 @@ impl PostgresSink {
             transaction.commit().await.map_err(&failed)?;
             return Ok(Ended::Stored(Stored::new(rows, dead.len() as u64, sorted)));
         }
-        ledger::dead_letters(&transaction, &shared.pipeline, &batch.place, &dead)
+        ledger::dead_letters(&transaction, &shared.pipeline, &batch.place, &dead, &counted)
             .await
             .map_err(&failed)?;
         let marks = &sorted.marks;
@@ -498,14 +503,15 @@ impl Shared {
     }
 }
 
-/// Tells the rows that are stored, all but `refused`, to what is kept beside them.
-fn observe(beside: &mut [Box<dyn Beside>], mut rows: Rows<'_>, refused: &[DeadLetter<'_>]) {
+/// Tells the rows that are stored to what is kept beside them: all but the refused ones and the repeats.
+fn observe(beside: &mut [Box<dyn Beside>], mut rows: Rows<'_>, copied: &Copied<'_>) {
     if beside.is_empty() {
         return;
     }
-    let refused: std::collections::HashSet<i64> = refused.iter().map(|letter| letter.origin.offset).collect();
+    let refused = copied.refused.iter().map(|letter| letter.origin.offset);
+    let not: HashSet<i64> = refused.chain(copied.left_out.iter().copied()).collect();
     while let Some(row) = rows.next() {
-        if !refused.contains(&row.origin.offset) {
+        if !not.contains(&row.origin.offset) {
             for beside in &mut *beside {
                 beside.observe(row.record);
             }

@@ -16,11 +16,12 @@ use tokio_postgres::{Client, Error, Transaction};
 
 use super::{
     care::{partitions, timescale},
+    fault::failed,
     layout::{Layout, own, sql_type},
-    session::describe,
 };
 use crate::{
     batch::Rows,
+    sink::SinkError,
     sink::columns::{MOST_COLUMNS, check_name, is_own, quote, undeclared},
 };
 
@@ -55,20 +56,21 @@ impl Table {
     /// Makes what is missing of the table, and reads its layout.
     ///
     /// # Errors
-    /// A sentence; trying again may help, or a person must change something.
-    pub async fn ensure(&self, client: &mut Client) -> Result<Layout, String> {
-        let failed =
-            |error: Error| format!("failed to make the table {}: {}", self.quoted(), describe(&error));
+    /// What sort of fault it is, with a sentence; trying again may help, or a person must change something.
+    pub async fn ensure(&self, client: &mut Client) -> Result<Layout, SinkError> {
+        let what = format!("make the table {}", self.quoted());
+        let failed = failed(&what);
         let mut layout = Layout::read(client, &self.schema, &self.name)
             .await
-            .map_err(failed)?;
+            .map_err(&failed)?;
         if layout.columns.is_empty() {
-            self.create(client).await.map_err(failed)?;
+            self.create(client).await.map_err(&failed)?;
             layout = Layout::read(client, &self.schema, &self.name)
                 .await
-                .map_err(failed)?;
+                .map_err(&failed)?;
         }
-        layout.check_shape(self.tables.layout, &self.quoted())?;
+        let shape = layout.check_shape(self.tables.layout, &self.quoted());
+        shape.map_err(SinkError::Retry)?;
         let mut missing = self.columns();
         missing.retain(|(name, _)| layout.position(name).is_none());
         let layout = if missing.is_empty() {
@@ -76,7 +78,8 @@ impl Table {
         } else {
             self.widen(client, &missing).await?
         };
-        layout.check_own(self.tables.layout, &self.quoted())?;
+        let own = layout.check_own(self.tables.layout, &self.quoted());
+        own.map_err(SinkError::Retry)?;
         if self.hypertable.is_some() {
             timescale::make(client, self).await?;
         }
@@ -148,20 +151,15 @@ impl Table {
     /// own; that one counts.
     ///
     /// # Errors
-    /// A sentence, as for [`Table::ensure`].
-    pub async fn widen(&self, client: &mut Client, columns: &[(String, &str)]) -> Result<Layout, String> {
-        let failed = |error: Error| {
-            format!(
-                "failed to add columns to the table {}: {}",
-                self.quoted(),
-                describe(&error)
-            )
-        };
-        let transaction = client.transaction().await.map_err(failed)?;
-        self.lock(&transaction).await.map_err(failed)?;
+    /// As for [`Table::ensure`].
+    pub async fn widen(&self, client: &mut Client, columns: &[(String, &str)]) -> Result<Layout, SinkError> {
+        let what = format!("add columns to the table {}", self.quoted());
+        let failed = failed(&what);
+        let transaction = client.transaction().await.map_err(&failed)?;
+        self.lock(&transaction).await.map_err(&failed)?;
         let now = Layout::read(&transaction, &self.schema, &self.name)
             .await
-            .map_err(failed)?;
+            .map_err(&failed)?;
         let missing: Vec<&(String, &str)> = columns
             .iter()
             .filter(|(name, _)| now.position(name).is_none())
@@ -176,13 +174,13 @@ impl Table {
         transaction
             .batch_execute(&format!("ALTER TABLE {} {}", self.quoted(), added.join(", ")))
             .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
+            .map_err(&failed)?;
+        transaction.commit().await.map_err(&failed)?;
         let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
         tracing::info!(table = self.quoted(), columns = names.join(", "), "added columns");
         Layout::read(client, &self.schema, &self.name)
             .await
-            .map_err(failed)
+            .map_err(&failed)
     }
 
     /// The columns that rows need and the table does not have, with their types, as far as there is room.
@@ -217,19 +215,17 @@ impl Table {
     /// not have, and gives what there is then.
     ///
     /// # Errors
-    /// A sentence, as for [`Table::ensure`].
+    /// As for [`Table::ensure`].
     pub async fn make_partitions(
         &self,
         client: &mut Client,
         instants: &[i64],
-    ) -> Result<Option<partitions::Partitions>, String> {
+    ) -> Result<Option<partitions::Partitions>, SinkError> {
         let by = self.tables.partition_by.unwrap_or(PartitionBy::Month);
+        let what = format!("make partitions of the table {}", self.quoted());
         partitions::make(client, self, by, instants)
             .await
-            .map_err(|error| {
-                let why = describe(&error);
-                format!("failed to make partitions of the table {}: {why}", self.quoted())
-            })
+            .map_err(failed(&what))
     }
 }
 

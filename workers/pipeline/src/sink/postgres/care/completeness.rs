@@ -3,6 +3,7 @@
 //! 1. A batch adds what it stored to `<table>_ledger`, per meter and interval, in its own transaction: exactly
 //!    once, as the rows themselves. Failed polls make records too, and a record says how many slots before it were
 //!    skipped; so whatever is accounted for is accounted for by the record that says so, however late it comes.
+//!    A letter that is replayed is taken back as refused where it counted as such, and counts as what it is then.
 //! 2. The upkeep knows the meters behind the topics and how often they are polled (`<table>_meters`), and writes how
 //!    many slots are to be expected: a meter that delivers nothing at all has rows too, with nothing in them.
 //! 3. What is expected and neither stored, failed, skipped nor refused is missing: it did not arrive.
@@ -105,18 +106,25 @@ impl Tally {
             }
             Some(Quality::Good) | None => counts.stored += 1,
         }
-        self.skip(slot);
+        self.skip(slot, 1);
     }
 
     /// A record that is set aside.
     pub fn refused(&mut self, slot: Slot<'_>) {
         self.of(slot.meter, slot.at).refused += 1;
         // What it says of the slots before it is true all the same.
-        self.skip(slot);
+        self.skip(slot, 1);
     }
 
-    /// Each skipped slot counts in the interval that it lies in.
-    fn skip(&mut self, slot: Slot<'_>) {
+    /// A record that was set aside, and is so no more: all that [`Tally::refused`] added. Where it is stored now,
+    /// [`Tally::stored`] is told so as well.
+    pub fn taken_back(&mut self, slot: Slot<'_>) {
+        self.of(slot.meter, slot.at).refused -= 1;
+        self.skip(slot, -1);
+    }
+
+    /// Each skipped slot counts in the interval that it lies in; `sign` is -1 where it is taken back.
+    fn skip(&mut self, slot: Slot<'_>, sign: i32) {
         let Slot {
             meter, at, skipped, ..
         } = slot;
@@ -129,11 +137,11 @@ impl Tally {
         let Some(every) = spread else {
             let all = i32::try_from(skipped).unwrap_or(i32::MAX);
             let counts = self.of(meter, at);
-            counts.skipped = counts.skipped.saturating_add(all);
+            counts.skipped = counts.skipped.saturating_add(sign * all);
             return;
         };
         for step in 1..=i64::from(skipped) {
-            self.of(meter, at - step * every).skipped += 1;
+            self.of(meter, at - step * every).skipped += sign;
         }
     }
 
@@ -184,8 +192,9 @@ impl Tally {
                           AS t (meter, at, stored, partial, failed, skipped, refused, first) \
                      ON CONFLICT (meter, bucket) DO UPDATE SET \
                          stored = l.stored + excluded.stored, partial = l.partial + excluded.partial, \
-                         failed = l.failed + excluded.failed, skipped = l.skipped + excluded.skipped, \
-                         refused = l.refused + excluded.refused, first_slot = least(l.first_slot, excluded.first_slot)"
+                         failed = l.failed + excluded.failed, \
+                         skipped = greatest(l.skipped + excluded.skipped, 0), \
+                         refused = greatest(l.refused + excluded.refused, 0), first_slot = least(l.first_slot, excluded.first_slot)"
                 ),
                 &[
                     &meters,
@@ -199,6 +208,15 @@ impl Tally {
                 ],
             )
             .await?;
+        if rows.iter().any(|(.., c)| c.refused < 0 || c.skipped < 0) {
+            // A ledger that was begun anew, or has dropped the interval, does not know what is taken back.
+            let none = format!(
+                "UPDATE {ledger} SET skipped = greatest(skipped, 0), refused = greatest(refused, 0) \
+                 WHERE (skipped < 0 OR refused < 0) AND (meter, bucket) IN \
+                     (SELECT meter, to_timestamp(at / 1000.0) FROM unnest($1::text[], $2::bigint[]) AS t (meter, at))"
+            );
+            transaction.execute(&none, &[&meters, &begins]).await?;
+        }
         Ok(())
     }
 }
@@ -477,6 +495,27 @@ mod tests {
         );
         tally.clear();
         assert!(tally.counts.is_empty());
+    }
+
+    #[test]
+    fn what_is_replayed_counts_as_what_it_is_then() {
+        let mut tally = tally();
+        let letter = slot("m", 120_000, Quality::Good, 2);
+        tally.refused(letter);
+        tally.taken_back(letter);
+        assert_eq!(
+            shown(&tally, "m"),
+            [(60_000, [0; 5]), (120_000, [0; 5])],
+            "as though it had not been refused"
+        );
+        tally.clear();
+        // In the transaction of the replay, where it is stored.
+        tally.stored(letter);
+        tally.taken_back(letter);
+        assert_eq!(
+            shown(&tally, "m"),
+            [(60_000, [0; 5]), (120_000, [1, 0, 0, 0, -1])]
+        );
     }
 
     #[test]

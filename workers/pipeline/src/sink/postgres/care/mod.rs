@@ -182,8 +182,8 @@ impl Upkeep {
         let mut round = Round::default();
         let layout = match self.table.ensure(client).await {
             Ok(layout) => layout,
-            Err(sentence) => {
-                round.notices.push(sentence);
+            Err(error) => {
+                round.notices.push(error.to_string());
                 return round;
             }
         };

@@ -40,6 +40,13 @@ impl InStep {
     }
 }
 
+/// The record whose slot counts as refused; `None` where the bytes tell of no slot.
+fn counted(payload: &[u8]) -> Option<View<'_>> {
+    View::parse(payload)
+        .ok()
+        .filter(|record| !record.meter.contains('\0'))
+}
+
 impl Beside for InStep {
     fn prepare<'a>(&'a mut self, client: &'a mut Client) -> BoxFuture<'a, Result<(), SinkError>> {
         async {
@@ -68,12 +75,17 @@ impl Beside for InStep {
         self.touched.observe(row.slot.unwrap_or(row.ts).0);
     }
 
-    fn set_aside(&mut self, payload: &[u8]) {
-        if let Some(tally) = &mut self.tally
-            && let Ok(record) = View::parse(payload)
-            && !record.meter.contains('\0')
-        {
-            tally.refused(Slot::of(&record));
+    fn set_aside(&mut self, payload: &[u8]) -> bool {
+        let (Some(tally), Some(record)) = (&mut self.tally, counted(payload)) else {
+            return false;
+        };
+        tally.refused(Slot::of(&record));
+        true
+    }
+
+    fn taken_back(&mut self, payload: &[u8]) {
+        if let (Some(tally), Some(record)) = (&mut self.tally, counted(payload)) {
+            tally.taken_back(Slot::of(&record));
         }
     }
 

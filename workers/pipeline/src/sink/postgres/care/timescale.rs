@@ -10,7 +10,8 @@ use corrente_crds::tables::Layout as Shape;
 use corrente_record::Timestamp;
 use tokio_postgres::{Client, Error, GenericClient};
 
-use super::super::{session::describe, table::Table};
+use super::super::{fault::failed, table::Table};
+use crate::sink::SinkError;
 
 /// What the database's TimescaleDB is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,20 +71,18 @@ async fn chunk_interval(client: &impl GenericClient, table: &Table) -> Result<Op
 /// Makes the table a hypertable, where it is none.
 ///
 /// # Errors
-/// A sentence; a person must change something, or trying again helps.
-pub async fn make(client: &mut Client, table: &Table) -> Result<(), String> {
-    let failed = |error: Error| {
-        let why = describe(&error);
-        format!("failed to make {} a hypertable: {why}", table.quoted())
-    };
-    if Edition::read(client).await.map_err(failed)?.is_none() {
-        return Err(format!(
+/// What sort of fault it is, with a sentence; a person must change something, or trying again helps.
+pub async fn make(client: &mut Client, table: &Table) -> Result<(), SinkError> {
+    let what = format!("make {} a hypertable", table.quoted());
+    let failed = failed(&what);
+    if Edition::read(client).await.map_err(&failed)?.is_none() {
+        return Err(SinkError::Retry(format!(
             "{} cannot be a hypertable: the database has no TimescaleDB. Run CREATE EXTENSION timescaledb in it, \
              or name a postgresql sink",
             table.quoted()
-        ));
+        )));
     }
-    if chunk_interval(client, table).await.map_err(failed)?.is_some() {
+    if chunk_interval(client, table).await.map_err(&failed)?.is_some() {
         return Ok(());
     }
     let interval = table
@@ -91,16 +90,16 @@ pub async fn make(client: &mut Client, table: &Table) -> Result<(), String> {
         .and_then(|hypertable| hypertable.chunk_interval_millis)
         .map(|millis| format!(", INTERVAL '{millis} milliseconds'"))
         .unwrap_or_default();
-    let transaction = client.transaction().await.map_err(failed)?;
-    table.lock(&transaction).await.map_err(failed)?;
+    let transaction = client.transaction().await.map_err(&failed)?;
+    table.lock(&transaction).await.map_err(&failed)?;
     transaction
         .query(
             &format!("SELECT create_hypertable($1::text::regclass, by_range('ts'{interval}), if_not_exists => true)"),
             &[&table.quoted()],
         )
         .await
-        .map_err(failed)?;
-    transaction.commit().await.map_err(failed)
+        .map_err(&failed)?;
+    transaction.commit().await.map_err(&failed)
 }
 
 /// Gives new chunks the length that is asked for, where it is another by now.
