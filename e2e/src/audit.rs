@@ -1,9 +1,15 @@
 //! What a scenario checks at its end: nothing lost, nothing doubled.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use anyhow::{Result, ensure};
 use tokio_postgres::{Client, NoTls};
 
-use crate::wait::{seconds, until};
+use crate::{
+    stack::Stack,
+    topic,
+    wait::{seconds, until},
+};
 
 /// The table of a scenario.
 pub struct Table {
@@ -88,6 +94,22 @@ impl Table {
             .try_get(0)?)
     }
 
+    /// Waits until a query of one number gives at least `least`; `@` stands for the table, which need not be there
+    /// yet.
+    ///
+    /// # Errors
+    /// Where that does not come within `limit`.
+    pub async fn at_least(&self, what: &str, limit: Duration, query: &str, least: i64) -> Result<()> {
+        until(what, limit, || async {
+            match self.one::<i64>(query).await {
+                Ok(number) if number >= least => Ok(()),
+                Ok(number) => Err(format!("{number} of {least}")),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        })
+        .await
+    }
+
     /// The rows of a query; `@` stands for the table.
     ///
     /// # Errors
@@ -113,6 +135,30 @@ impl Table {
                 last: row.get(3),
             })
             .collect())
+    }
+
+    /// Waits until the table is as far as the topic, in every partition.
+    ///
+    /// # Errors
+    /// Where it does not get there.
+    pub async fn is_as_far_as(&self, stack: &Stack, topic: &str) -> Result<()> {
+        let query = format!(
+            "SELECT partition, next_offset FROM corrente.offsets \
+             WHERE topic = '{topic}' AND next_offset IS NOT NULL AND next_offset > 0"
+        );
+        until("everything published to be stored", seconds(60), || async {
+            let written = topic::written(stack, topic)
+                .await
+                .map_err(|error| error.to_string())?;
+            let rows = self.query(&query).await.map_err(|error| error.to_string())?;
+            let stored: BTreeMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            if !written.is_empty() && written == stored {
+                Ok(())
+            } else {
+                Err(format!("written up to {written:?}, stored up to {stored:?}"))
+            }
+        })
+        .await
     }
 
     /// Checks that each stream is whole, from its first record to its last, and no meter has two rows

@@ -39,6 +39,8 @@ pub struct Unit {
     pub unit: u8,
     /// Its registers, by table (`holding`, `input`) and address.
     pub registers: BTreeMap<&'static str, BTreeMap<u16, u16>>,
+    /// Those of them that count one up at each read.
+    pub rising: BTreeMap<&'static str, Vec<u16>>,
 }
 
 /// One line of the trace.
@@ -77,6 +79,33 @@ pub struct Meters {
     /// The endpoints' ports, by name.
     pub ports: HashMap<String, u16>,
     _folder: tempfile::TempDir,
+}
+
+impl Endpoint {
+    /// A gateway of Modbus TCP at a free port of the stack's machine.
+    #[must_use]
+    pub fn tcp(stack: &Stack, name: &str, units: Vec<Unit>) -> Self {
+        Self {
+            name: name.to_owned(),
+            host: stack.host.clone(),
+            port: 0,
+            framer: "socket",
+            units,
+            tls: None,
+        }
+    }
+}
+
+impl Unit {
+    /// A unit with these input registers.
+    #[must_use]
+    pub fn with_inputs(unit: u8, registers: impl IntoIterator<Item = (u16, u16)>) -> Self {
+        Self {
+            unit,
+            registers: [("input", registers.into_iter().collect())].into(),
+            rising: BTreeMap::new(),
+        }
+    }
 }
 
 impl Meters {

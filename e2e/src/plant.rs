@@ -4,17 +4,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use corrente_crds::{MeterPoller, TelemetryPipeline};
-use k8s_openapi::api::core::v1::Secret;
+use corrente_crds::MeterPoller;
 use serde_json::json;
 
 use crate::{
     audit::Table,
     meters::{Endpoint, LastRequest, Meters, Unit},
-    release,
+    site::Site,
     space::Space,
-    stack::Stack,
-    topic,
     wait::{seconds, until},
 };
 
@@ -74,10 +71,7 @@ fn sdm630(unit: u8) -> (Unit, (f64, f64, f64)) {
     // The value is what the meter shows: the shortest decimal of the single float.
     let shown = voltage.to_string().parse().unwrap_or(f64::NAN);
     (
-        Unit {
-            unit,
-            registers: [("input", input)].into(),
-        },
+        Unit::with_inputs(unit, input),
         (shown, f64::from(power), f64::from(energy) * 1000.0),
     )
 }
@@ -107,13 +101,7 @@ fn em340(unit: u8) -> (Unit, (f64, f64, f64)) {
         f64::from(power) / 10.0,
         f64::from(energy) * 100.0,
     );
-    (
-        Unit {
-            unit,
-            registers: [("input", input)].into(),
-        },
-        expected,
-    )
+    (Unit::with_inputs(unit, input), expected)
 }
 
 /// An ABB B23: 64-bit counters in tens of Wh, in holding registers.
@@ -135,6 +123,7 @@ fn b23(unit: u8) -> (Unit, (f64, f64, f64)) {
         Unit {
             unit,
             registers: [("holding", holding)].into(),
+            rising: BTreeMap::new(),
         },
         expected,
     )
@@ -155,11 +144,8 @@ impl Plant {
     /// # Errors
     /// Where any part does not come up.
     pub async fn build(scenario: &str) -> Result<Self> {
-        let stack = Stack::connect().await?;
-        release::install(&stack).await?;
-        let space = Space::create(&stack, scenario).await?;
-        let schema = space.name.replace('-', "_");
-        let table = Table::fresh(&stack.postgres, &schema, "readings").await?;
+        let site = Site::create(scenario).await?;
+        let stack = site.space.stack.clone();
 
         let mut expected = BTreeMap::new();
         let (mut served, mut declared) = (Vec::new(), Vec::new());
@@ -177,12 +163,8 @@ impl Plant {
                 expected.insert(name, values);
             }
             served.push(Endpoint {
-                name: endpoint.into(),
-                host: stack.host.clone(),
-                port: 0,
                 framer,
-                units,
-                tls: None,
+                ..Endpoint::tcp(&stack, endpoint, units)
             });
             declared.push(meters);
         }
@@ -196,37 +178,14 @@ impl Plant {
             })
             .collect();
 
-        // A topic of this run's own: what an earlier run published stays out of it.
-        let topic = format!("{scenario}-{}", jiff::Timestamp::now().as_millisecond());
-        let servers = [stack.pod_kafka.clone()];
-        space
-            .apply(&serde_json::from_value::<Secret>(json!({
-                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "history"},
-                "stringData": {"url": stack.pod_postgres},
-            }))?)
+        let poller = json!({"interval": "1s", "timeout": "500ms", "endpoints": endpoints});
+        site.poller(NAME, poller).await?;
+        let sink = site.sink(json!({"chunkInterval": "1h"}));
+        site.pipeline(NAME, json!({"sink": {"timescaledb": sink}}))
             .await?;
-        space
-            .apply(&serde_json::from_value::<MeterPoller>(json!({
-                "apiVersion": "corrente.dev/v1alpha1", "kind": "MeterPoller", "metadata": {"name": NAME},
-                "spec": {
-                    "interval": "1s", "timeout": "500ms", "endpoints": endpoints,
-                    "output": {"kafka": {"bootstrapServers": servers, "topic": topic}},
-                },
-            }))?)
-            .await?;
-        space
-            .apply(&serde_json::from_value::<TelemetryPipeline>(json!({
-                "apiVersion": "corrente.dev/v1alpha1", "kind": "TelemetryPipeline", "metadata": {"name": NAME},
-                "spec": {
-                    "source": {"kafka": {"bootstrapServers": servers, "topics": [topic]}},
-                    "sink": {"timescaledb": {
-                        "connectionSecret": {"name": "history", "key": "url"},
-                        "schema": schema, "table": "readings", "chunkInterval": "1h",
-                    }},
-                    "batch": {"maxAge": "200ms"},
-                },
-            }))?)
-            .await?;
+        let Site {
+            space, table, topic, ..
+        } = site;
         let plant = Self {
             space,
             meters,
@@ -252,21 +211,10 @@ impl Plant {
     /// Where that does not come.
     pub async fn every_meter_stores(&self) -> Result<()> {
         let now = jiff::Timestamp::now();
-        let missing =
-            format!("SELECT count(DISTINCT meter) FROM @ WHERE quality = 'good' AND slot > '{now}'");
-        until("a good row of every meter", seconds(90), || async {
-            match self.table.rows().await {
-                Ok(0) => return Err("no row".to_owned()),
-                Ok(_) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-            match self.table.one::<i64>(&missing).await {
-                Ok(20) => Ok(()),
-                Ok(meters) => Err(format!("{meters} of 20 meters")),
-                Err(error) => Err(error.to_string()),
-            }
-        })
-        .await
+        let stored = format!("SELECT count(DISTINCT meter) FROM @ WHERE quality = 'good' AND slot > '{now}'");
+        self.table
+            .at_least("a good row of every meter", seconds(90), &stored, 20)
+            .await
     }
 
     /// Checks that every stored value is what the registers hold.
@@ -331,48 +279,15 @@ impl Plant {
         self.space
             .change::<MeterPoller>(NAME, json!({"suspend": true}))
             .await?;
-        until("the pollers to end", seconds(60), || async {
-            match self.space.pods(POLLER_PODS).await {
-                Ok(pods) if pods.is_empty() => Ok(()),
-                Ok(pods) => Err(pods.iter().map(crate::space::describe).collect()),
-                Err(error) => Err(vec![error.to_string()]),
-            }
-        })
-        .await?;
-        until("everything published to be stored", seconds(60), || async {
-            self.everything_published_is_stored()
-                .await
-                .map_err(|error| error.to_string())
-        })
-        .await?;
+        self.space.no_pods(POLLER_PODS).await?;
+        let stack = &self.space.stack;
+        self.table.is_as_far_as(stack, &self.topic).await?;
         self.table.nothing_lost_nothing_doubled().await?;
         let lost = self.last_polls_without_a_row().await?;
         ensure!(lost.len() <= forgiven, "polls that have no row: {lost:?}");
         self.meters.never_two_masters()?;
         self.values_are_right().await?;
         self.leaves_nothing().await
-    }
-
-    /// Checks that the table is as far as the topic, in every partition.
-    async fn everything_published_is_stored(&self) -> Result<()> {
-        let written = topic::written(&self.space.stack, &self.topic).await?;
-        let query = format!(
-            "SELECT partition, next_offset FROM corrente.offsets \
-             WHERE topic = '{}' AND next_offset IS NOT NULL AND next_offset > 0",
-            self.topic
-        );
-        let stored: BTreeMap<i32, i64> = self
-            .table
-            .query(&query)
-            .await?
-            .iter()
-            .map(|row| (row.get(0), row.get(1)))
-            .collect();
-        ensure!(
-            !written.is_empty() && written == stored,
-            "written up to {written:?}, stored up to {stored:?}"
-        );
-        Ok(())
     }
 
     /// The last poll of each connection and unit, as the meters saw it, that has no row. A poller that

@@ -1,9 +1,12 @@
 //! A namespace of a scenario's own.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
+};
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
@@ -136,6 +139,39 @@ impl Space {
             .map(drop)
     }
 
+    /// Waits until the condition of a type of an object is as wanted, and returns it.
+    ///
+    /// # Errors
+    /// Where that does not come within `limit`.
+    pub async fn condition<K>(
+        &self,
+        name: &str,
+        kind: &str,
+        limit: Duration,
+        wanted: impl Fn(&Condition) -> bool,
+    ) -> Result<Condition>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let api = self.api::<K>();
+        let what = format!("the condition {kind} of {} {name}", K::kind(&()));
+        until(&what, limit, || async {
+            let object = api.get(name).await.map_err(|error| error.to_string())?;
+            let object = serde_json::to_value(&object).map_err(|error| error.to_string())?;
+            let conditions = &object["status"]["conditions"];
+            serde_json::from_value::<Vec<Condition>>(conditions.clone())
+                .unwrap_or_default()
+                .into_iter()
+                .find(|condition| condition.type_ == kind && wanted(condition))
+                .ok_or_else(|| conditions.to_string())
+        })
+        .await
+    }
+
     /// The pods that a selector names.
     ///
     /// # Errors
@@ -167,6 +203,45 @@ impl Space {
         )
         .await
     }
+
+    /// Waits until there is no pod that a selector names.
+    ///
+    /// # Errors
+    /// Where one stays.
+    pub async fn no_pods(&self, selector: &str) -> Result<()> {
+        until(&format!("the pods of {selector} to end"), seconds(60), || async {
+            match self.pods(selector).await {
+                Ok(pods) if pods.is_empty() => Ok(()),
+                Ok(pods) => Err(pods.iter().map(describe).collect()),
+                Err(error) => Err(vec![error.to_string()]),
+            }
+        })
+        .await
+    }
+
+    /// Ends the only pod of a selector with SIGKILL, and waits until it was restarted and is ready.
+    ///
+    /// # Errors
+    /// Where it does not come back.
+    pub async fn crash(&self, selector: &str) -> Result<()> {
+        let before = self.ready_pods(selector, 1).await?;
+        self.stack.kill_9(&before[0]).await?;
+        until(&format!("{selector} to be restarted"), seconds(60), || async {
+            let pods = self.pods(selector).await.map_err(|error| error.to_string())?;
+            match pods.iter().find(|pod| pod.name_any() == before[0].name_any()) {
+                Some(pod) if restarts(pod) > restarts(&before[0]) => Ok(()),
+                pod => Err(format!("{:?}", pod.map(restarts))),
+            }
+        })
+        .await?;
+        self.ready_pods(selector, 1).await.map(drop)
+    }
+}
+
+/// How often the containers of a pod were restarted.
+fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+    statuses.into_iter().flatten().map(|c| c.restart_count).sum()
 }
 
 /// Whether a pod is ready and stays.

@@ -1,10 +1,11 @@
-//! A scenario's topic: how far it is written, and a record published by hand, as a foreign producer would.
+//! A scenario's topic: how far it is written, what is in it, and a record published by hand, as a foreign producer
+//! would.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
     producer::{FutureProducer, FutureRecord},
 };
@@ -68,6 +69,39 @@ pub async fn written(stack: &Stack, topic: &str) -> Result<BTreeMap<i32, i64>> {
             }
         }
         Ok(written)
+    })
+    .await?
+}
+
+/// Every record in a topic, as JSON: those of each partition in their order.
+///
+/// # Errors
+/// Where the broker does not give them, or one is no JSON.
+pub async fn read(stack: &Stack, topic: &str) -> Result<Vec<serde_json::Value>> {
+    let ends = written(stack, topic).await?;
+    let (servers, topic) = (stack.kafka.clone(), topic.to_owned());
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", servers)
+            .set("group.id", "scenario")
+            .set("enable.auto.commit", "false")
+            .create()?;
+        let mut records = Vec::new();
+        for (partition, end) in ends {
+            let mut at = TopicPartitionList::new();
+            at.add_partition_offset(&topic, partition, Offset::Beginning)?;
+            consumer.assign(&at)?;
+            loop {
+                let message = consumer
+                    .poll(Duration::from_secs(10))
+                    .with_context(|| format!("partition {partition} ends before {end}"))??;
+                records.push(serde_json::from_slice(message.payload().unwrap_or_default())?);
+                if message.offset() + 1 >= end {
+                    break;
+                }
+            }
+        }
+        Ok(records)
     })
     .await?
 }

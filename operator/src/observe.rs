@@ -33,8 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_BYTES: usize = 1 << 20;
 /// How many are asked at the same time.
 const AT_ONCE: usize = 16;
-/// A period is looked at in so many steps: a worker that has just started is asked again after one of them.
+/// A period is looked at in so many steps: a worker that has much to tell is asked again after one of them.
 const STEPS: u32 = 6;
+
+/// For so many periods after its start a worker is asked at each step.
+const YOUNG: u32 = 2;
 
 /// Why a worker's figures are not known.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,8 @@ struct Known {
     asked: Instant,
     /// Its last answer; none of the tries may have had one.
     report: Option<Value>,
+    /// Since when it is known.
+    since: Instant,
     /// It has told all it will tell: a poller that has polled every meter.
     complete: bool,
 }
@@ -107,7 +112,14 @@ impl Reports {
     /// Whether a worker is to be asked now.
     fn is_due(&self, uid: &str, period: Duration) -> bool {
         self.0.lock().get(uid).is_none_or(|known| {
-            let period = if known.complete { period } else { period / STEPS };
+            // One of several pipeline workers looks after the tables, once those before it have let go of them: what
+            // it says of them comes in its first minute.
+            let is_young = known.since.elapsed() < YOUNG * period;
+            let period = if known.complete && !is_young {
+                period
+            } else {
+                period / STEPS
+            };
             // Half a step early, so that a step that comes a little early is not missed for a whole one.
             known.asked.elapsed() + period / (2 * STEPS) >= period
         })
@@ -117,6 +129,7 @@ impl Reports {
     fn note(&self, uid: &str, answer: Option<Value>) -> bool {
         let mut all = self.0.lock();
         let before = all.get(uid).map(|known| known.report.clone());
+        let since = all.get(uid).map_or_else(Instant::now, |known| known.since);
         let last = before.clone().flatten();
         let complete = answer.as_ref().is_none_or(is_complete);
         let report = answer.or_else(|| last.clone());
@@ -126,6 +139,7 @@ impl Reports {
             Known {
                 asked: Instant::now(),
                 report,
+                since,
                 complete,
             },
         );
@@ -145,7 +159,7 @@ fn is_complete(report: &Value) -> bool {
 }
 
 /// What of a report a status shows; the rest counts up all the time.
-fn essence(report: Option<&Value>) -> Option<[Option<&Value>; 4]> {
+fn essence(report: Option<&Value>) -> Option<[Option<&Value>; 5]> {
     let report = report?;
     let trouble = report.get("spool").and_then(|spool| spool.get("trouble"));
     Some([
@@ -153,6 +167,7 @@ fn essence(report: Option<&Value>) -> Option<[Option<&Value>; 4]> {
         report.get("failingMeters"),
         trouble,
         report.get("trouble"),
+        report.get("tables"),
     ])
 }
 
@@ -283,9 +298,30 @@ mod tests {
         assert!(!reports.note("u", Some(report(0, 9))), "more polls");
         assert!(reports.note("u", Some(report(3, 12))), "other meters");
         assert!(!reports.note("u", None), "no answer leaves what was said last");
+        let tables = |notices: Value| Some(json!({"rows": 1, "tables": notices}));
+        assert!(reports.note("w", tables(json!([]))), "the first answer");
+        assert!(
+            reports.note("w", tables(json!(["no compression"]))),
+            "other tables"
+        );
         assert!(reports.note("v", None), "asked for the first time, in vain");
         reports.retain(|uid| uid == "v");
         assert!(reports.0.lock().contains_key("v") && !reports.0.lock().contains_key("u"));
+    }
+
+    #[test]
+    fn a_young_worker_is_asked_sooner() {
+        let reports = Reports::default();
+        let period = Duration::from_secs(6);
+        for (age, due) in [(1, true), (11, true), (13, false)] {
+            reports.note("u", Some(report(3, 0)));
+            let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
+            let mut all = reports.0.lock();
+            let known = all.get_mut("u").unwrap();
+            (known.asked, known.since) = (ago(1), ago(age));
+            drop(all);
+            assert_eq!(reports.is_due("u", period), due, "{age} s old");
+        }
     }
 
     #[test]

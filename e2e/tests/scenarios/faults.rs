@@ -7,28 +7,6 @@ use corrente_e2e::{
     space::Space,
     wait::{seconds, until},
 };
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-
-fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-    statuses.into_iter().flatten().map(|c| c.restart_count).sum()
-}
-
-/// Kills the only pod of a selector and waits until it was restarted and is ready.
-async fn kill(space: &Space, selector: &str) -> Result<()> {
-    let before = space.ready_pods(selector, 1).await?;
-    space.stack.kill_9(&before[0]).await?;
-    until(&format!("{selector} to be restarted"), seconds(60), || async {
-        let pods = space.pods(selector).await.map_err(|error| error.to_string())?;
-        match pods.iter().find(|pod| pod.name_any() == before[0].name_any()) {
-            Some(pod) if restarts(pod) > restarts(&before[0]) => Ok(()),
-            pod => Err(format!("{:?}", pod.map(restarts))),
-        }
-    })
-    .await?;
-    space.ready_pods(selector, 1).await.map(drop)
-}
 
 /// A poller, a worker, the operator, the broker and the database, killed in turn while readings flow.
 #[tokio::test]
@@ -36,13 +14,15 @@ async fn whatever_is_killed_nothing_is_lost_or_doubled() -> Result<()> {
     let mut plant = Plant::build("kill").await?;
     let stack = plant.space.stack.clone();
 
-    kill(&plant.space, POLLER_PODS).await.context("the poller")?;
+    plant.space.crash(POLLER_PODS).await.context("the poller")?;
     plant
         .every_meter_stores()
         .await
         .context("after the poller was killed")?;
 
-    kill(&plant.space, PIPELINE_PODS)
+    plant
+        .space
+        .crash(PIPELINE_PODS)
         .await
         .context("the pipeline worker")?;
     plant
@@ -54,7 +34,7 @@ async fn whatever_is_killed_nothing_is_lost_or_doubled() -> Result<()> {
         stack: stack.clone(),
         name: NAMESPACE.to_owned(),
     };
-    kill(&operator, OPERATOR_SELECTOR).await.context("the operator")?;
+    operator.crash(OPERATOR_SELECTOR).await.context("the operator")?;
     plant
         .every_meter_stores()
         .await

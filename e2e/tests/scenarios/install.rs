@@ -51,25 +51,10 @@ async fn twenty_meters_become_rows() -> Result<()> {
             .any(|c| c.type_ == "Ready" && c.status == "True")
     );
 
-    until("the pipeline to say that it is ready", seconds(90), || async {
-        let pipeline: TelemetryPipeline = plant
-            .space
-            .api()
-            .get(NAME)
-            .await
-            .map_err(|error| error.to_string())?;
-        let status = pipeline.status.unwrap_or_default();
-        let ready = status
-            .conditions
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "True");
-        if ready {
-            Ok(())
-        } else {
-            Err(format!("{:?}", status.conditions))
-        }
-    })
-    .await?;
+    plant
+        .space
+        .condition::<TelemetryPipeline>(NAME, "Ready", seconds(90), |ready| ready.status == "True")
+        .await?;
 
     let hypertables: i64 = plant
         .table

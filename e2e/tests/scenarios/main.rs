@@ -8,3 +8,4 @@ mod mistakes;
 mod nodes;
 mod scaling;
 mod secure;
+mod tables;

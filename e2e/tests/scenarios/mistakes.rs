@@ -7,29 +7,16 @@ use corrente_e2e::{
     topic::publish,
     wait::{seconds, until},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
 /// Waits until a poller's condition says what is wanted, and returns its message.
 async fn says(plant: &Plant, name: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
-    until(
-        &format!("{name} to say {kind}={status} {reason}"),
-        seconds(60),
-        || async {
-            let poller: MeterPoller = plant
-                .space
-                .api()
-                .get(name)
-                .await
-                .map_err(|error| error.to_string())?;
-            let conditions = poller.status.unwrap_or_default().conditions;
-            conditions
-                .iter()
-                .find(|c| c.type_ == kind && c.status == status && c.reason == reason)
-                .map(|c| c.message.clone())
-                .ok_or_else(|| format!("{conditions:?}"))
-        },
-    )
-    .await
+    let wanted = |condition: &Condition| condition.status == status && condition.reason == reason;
+    let said = plant
+        .space
+        .condition::<MeterPoller>(name, kind, seconds(60), wanted);
+    Ok(said.await?.message)
 }
 
 /// What is no record, and what does not fit its column, is set aside with the reason; the records around it

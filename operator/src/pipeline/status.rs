@@ -45,11 +45,16 @@ pub fn of(
         progress(pipeline, current_and_ready, existing.len(), wanted),
         degradation(reports),
     ];
-    // Where no worker has looked yet, what was said last still stands.
-    verdicts.extend(tables(reports));
+    // Where no worker has looked yet, what was said last still stands; where there are no tables any more, nothing does.
+    let mut before = current.conditions.clone();
+    if pipeline.has_tables {
+        verdicts.extend(tables(reports));
+    } else {
+        before.retain(|condition| condition.type_ != types::TABLES_AS_ASKED);
+    }
     TelemetryPipelineStatus {
         observed_generation: generation,
-        conditions: conditions::merge(&current.conditions, &verdicts, generation, now),
+        conditions: conditions::merge(&before, &verdicts, generation, now),
         replicas: count(existing.len()),
         ready_replicas: count(ready),
         selector: Some(format!(
@@ -297,6 +302,19 @@ mod tests {
             asked(&[told(&["no compression"]), PipelineReport::default()]).unwrap(),
             "False/TablesDiffer: no compression"
         );
+        let current = of(
+            &valid,
+            &[],
+            &[told(&[])],
+            &TelemetryPipelineStatus::default(),
+            Some(1),
+            Timestamp::UNIX_EPOCH,
+        );
+        for (has_tables, stands) in [(true, true), (false, false)] {
+            valid.has_tables = has_tables;
+            let next = of(&valid, &[], &[], &current, Some(1), Timestamp::UNIX_EPOCH);
+            assert_eq!(find(&next.conditions, types::TABLES_AS_ASKED).is_some(), stands);
+        }
         valid.replicas = 0;
         assert_eq!(
             verdicts(&valid, &[], &[]),

@@ -43,6 +43,8 @@ pub struct ValidatedPipeline {
     pub secret: Option<SecretKey>,
     /// What its pods need of further Secrets.
     pub secrets: Vec<Need>,
+    /// Whether its sink has tables that a worker looks after.
+    pub has_tables: bool,
     /// Most bytes of a batch, which a pod has to have room for.
     pub batch_bytes: i32,
 }
@@ -90,6 +92,7 @@ pub fn validate(found: &Dereferenced<'_>) -> Result<ValidatedPipeline, Vec<Probl
             .into_iter()
             .chain(secrets::of_sink(&spec.sink))
             .collect(),
+        has_tables: spec.sink.postgresql.is_some() || spec.sink.timescaledb.is_some(),
         batch_bytes: spec.batch.max_bytes,
         key,
     })
