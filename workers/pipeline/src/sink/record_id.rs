@@ -1,5 +1,6 @@
 //! The name of a record, by which a repeat of it is known in every sink that has a place for one: `stream/seq` as its
-//! poller numbered it, whichever offset it stands at; or where it stands, for records of producers that number none.
+//! poller numbered it, whichever offset it stands at; or where it stands and when it was read, for records of producers
+//! that number none. (Where alone would not do: a topic that is deleted and made anew has the same offsets again.)
 
 use corrente_record::View;
 
@@ -12,7 +13,7 @@ pub fn record_id(place: &Place, origin: &Origin<'_>, record: &View<'_>) -> Strin
         (Some(stream), Some(seq)) => format!("{stream}/{seq}"),
         _ => {
             let Place { cluster, partition } = place;
-            format!("{cluster}/{partition}/{}", origin.offset)
+            format!("{cluster}/{partition}/{}@{}", origin.offset, record.ts.0)
         }
     }
 }
@@ -39,6 +40,7 @@ mod tests {
         };
         let named = |stream: Option<&'static str>, seq| {
             let record = View {
+                ts: corrente_record::Timestamp(99),
                 stream: stream.map(Into::into),
                 seq,
                 ..View::default()
@@ -46,7 +48,7 @@ mod tests {
             record_id(&place, &origin, &record)
         };
         assert_eq!(named(Some("k7"), Some(8)), "k7/8");
-        assert_eq!(named(Some("k7"), None), "c/t/3/7");
-        assert_eq!(named(None, None), "c/t/3/7");
+        assert_eq!(named(Some("k7"), None), "c/t/3/7@99");
+        assert_eq!(named(None, None), "c/t/3/7@99");
     }
 }

@@ -15,6 +15,7 @@ mod guide;
 mod kafka;
 mod keyed;
 mod letters;
+mod lost;
 mod mock;
 mod names;
 mod postgres;

@@ -114,12 +114,13 @@ impl Ledger {
             let raised = epoch.unwrap_or(0) + 1;
             let update = serial(format!(
                 "UPDATE {keyspace}.corrente_offsets SET epoch = ? WHERE pipeline = ? AND cluster = ? AND topic = ? \
-                 AND partition = ? IF epoch = ?"
+                 AND partition = ? IF epoch = ? AND next_offset = ?"
             ));
-            let values = (raised, pipeline, cluster, topic, partition, epoch);
+            let values = (raised, pipeline, cluster, topic, partition, epoch, next);
             let answer = session.query_unpaged(update, values).await?.into_rows_result()?;
             if !answer.maybe_first_row::<Row>()?.is_some_and(|row| applied(&row)) {
-                continue; // Another worker claims it too: the last one has it.
+                // Another worker claims it too, and the last one has it; or its owner has moved the offset meanwhile.
+                continue;
             }
             let crc = |column: Option<i64>| column.and_then(|crc| u32::try_from(crc).ok());
             let last = Fingerprint {

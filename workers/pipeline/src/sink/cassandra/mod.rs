@@ -2,7 +2,8 @@
 //!
 //! 1. The columns that the batch needs are added ([`table`]).
 //! 2. The rows are written, many at a time; a repeat is the same row.
-//! 3. What does not fit its column, or is refused, is set aside.
+//! 3. What does not fit its column, or is refused, is set aside. The same code tells of a value that is too large and of
+//!    a table that is gone: so where a row is refused, table and statement are looked at again.
 //! 4. The offset and the marks move on if the partition is still ours ([`ledger`]).
 //!
 //! A crash between 2 and 4 repeats rows, which have the same key, and so are no new rows. The same holds for a worker
@@ -63,7 +64,9 @@ struct Open {
     session: Arc<Session>,
     columns: Vec<(String, String)>,
     layout: Layout,
+    /// The statement, and what it says.
     insert: PreparedStatement,
+    cql: String,
 }
 
 /// What went wrong.
@@ -176,12 +179,7 @@ impl Shared {
     }
 
     async fn prepare(&self, session: Arc<Session>, layout: Layout) -> Result<Open, Failure> {
-        let is_own = |name: &String| OWN.iter().any(|(own, _)| own == name);
-        let columns: Vec<_> = layout
-            .clone()
-            .into_iter()
-            .filter(|(name, _)| !is_own(name))
-            .collect();
+        let columns = table::more(&layout);
         let own = OWN.iter().map(|(name, _)| (*name).to_owned());
         let names: Vec<String> = own.chain(columns.iter().map(|(name, _)| quote(name))).collect();
         let CassandraSpec { keyspace, table, .. } = &self.spec;
@@ -190,14 +188,28 @@ impl Shared {
             "INSERT INTO {keyspace}.{table} ({}) VALUES ({places})",
             names.join(", ")
         );
-        let mut insert = session.prepare(cql).await?;
+        let mut insert = session.prepare(cql.as_str()).await?;
         insert.set_is_idempotent(true);
         Ok(Open {
             session,
             columns,
             layout,
             insert,
+            cql,
         })
+    }
+
+    /// Whether the table is as it was when the statement was prepared. `why` is what the server says of a row.
+    async fn check(&self, open: &Open, why: &str) -> Result<(), Failure> {
+        let CassandraSpec { keyspace, table, .. } = &self.spec;
+        let layout = table::read(&open.session, keyspace, table).await?;
+        open.session.prepare(open.cql.as_str()).await?;
+        if table::more(&layout) == open.columns {
+            return Ok(());
+        }
+        Err(Failure::Cassandra(format!(
+            "the table {keyspace}.{table} has other columns by now: {why}"
+        )))
     }
 
     async fn store(&self, open: &mut Open, batch: &Batch) -> Result<Stored, Failure> {
@@ -225,7 +237,7 @@ impl Shared {
         }
         let mut sorted = pass.finish();
         letters.append(&mut sorted.dead);
-        let mut stored = 0u64;
+        let (mut stored, mut refusals) = (0u64, vec![]);
         let (session, insert) = (&open.session, &open.insert);
         let mut written = stream::iter(rows)
             .map(|(at, values)| async move { (at, session.execute_unpaged(insert, values).await) })
@@ -234,19 +246,25 @@ impl Shared {
             match result {
                 Ok(_) => stored += 1,
                 Err(error) => {
-                    let reason = refused(error)?;
-                    letters.extend(origins.get(at).map(|origin| DeadLetter {
-                        origin: *origin,
-                        refusal: Refusal {
-                            sqlstate: None,
-                            column: None,
-                            reason,
-                        },
-                    }));
+                    let reason = refused(&error).ok_or_else(|| Failure::from(error))?;
+                    refusals.push((at, reason));
                 }
             }
         }
         drop(written);
+        if let Some((_, why)) = refusals.first() {
+            self.check(open, why).await?;
+        }
+        for (at, reason) in refusals {
+            letters.extend(origins.get(at).map(|origin| DeadLetter {
+                origin: *origin,
+                refusal: Refusal {
+                    sqlstate: None,
+                    column: None,
+                    reason: format!("Cassandra refuses it: {reason}"),
+                },
+            }));
+        }
         letters.sort_by_key(|letter| letter.origin.offset);
         if !letters.is_empty() {
             // Few, and seldom: the thread may be kept for it.
@@ -260,18 +278,19 @@ impl Shared {
     }
 }
 
-/// Why a row is refused for good; an error that passes, or concerns every row, is given back.
-fn refused(error: ExecutionError) -> Result<String, Failure> {
-    match &error {
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, message))
-            if !["table", "keyspace", "column"]
-                .iter()
-                .any(|word| message.to_lowercase().contains(word)) =>
-        {
-            Ok(format!("Cassandra refuses it: {message}"))
-        }
-        _ => Err(Failure::from(error)),
-    }
+/// What the server says of a row that it refuses, where that may be for good; `None` where it passes, or concerns every
+/// row.
+fn refused(error: &ExecutionError) -> Option<String> {
+    let ExecutionError::LastAttemptError(RequestAttemptError::DbError(code, message)) = error else {
+        return None;
+    };
+    let is_record = match code {
+        // Of the guardrails, those of a value's size alone are about a record, and not about the disk or the level of
+        // consistency.
+        DbError::Invalid => !message.starts_with("Guardrail") || message.contains("value_size"),
+        _ => false,
+    };
+    is_record.then(|| message.clone())
 }
 
 impl Sink for CassandraSink {
@@ -291,5 +310,36 @@ impl Sink for CassandraSink {
             shared.store(open, batch).await
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_about_a_record_is_told_from_what_is_about_all() {
+        let said = |code, message: &str| {
+            let error = RequestAttemptError::DbError(code, message.to_owned());
+            refused(&ExecutionError::LastAttemptError(error)).is_some()
+        };
+        for (message, of_record) in [
+            (
+                "Rejected an oversized mutation (600301/524288) for keyspace: metering",
+                true,
+            ),
+            (
+                "Guardrail column_value_size violated: Value of column v has size 70KiB",
+                true,
+            ),
+            (
+                "Guardrail data_disk_usage_percentage violated: Write request failed",
+                false,
+            ),
+        ] {
+            assert_eq!(said(DbError::Invalid, message), of_record, "{message}");
+        }
+        assert!(!said(DbError::Overloaded, "Too many requests"));
+        assert!(!said(DbError::Unauthorized, "User has no MODIFY permission"));
     }
 }

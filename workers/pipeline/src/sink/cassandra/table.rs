@@ -121,7 +121,16 @@ pub async fn widen(
     read(session, keyspace, table).await
 }
 
-async fn read(session: &Session, keyspace: &str, table: &str) -> Result<Layout, Failure> {
+/// The columns for metrics and labels of a layout, without those that every table has.
+pub fn more(layout: &Layout) -> Vec<(String, String)> {
+    let more = layout
+        .iter()
+        .filter(|(name, _)| !OWN.iter().any(|(own, _)| own == name));
+    more.map(|(name, kind)| (name.clone(), kind.clone())).collect()
+}
+
+/// The columns that the table has by now; none where there is no such table.
+pub async fn read(session: &Session, keyspace: &str, table: &str) -> Result<Layout, Failure> {
     let cql =
         "SELECT column_name, type FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ?";
     let found = session

@@ -2,7 +2,7 @@
 //!
 //! 1. The records become messages ([`crate::sink::message`]); one without a topic is set aside.
 //! 2. They are published, some at a time, and each is acknowledged ([`session`]); what the broker refuses for
-//!    its topic or its payload is set aside.
+//!    its topic, its payload or its size is set aside. What it may not publish waits for a person.
 //! 3. The position moves on.
 //!
 //! A broker keeps no position: that is kept [`outside`](crate::sink::outside). A crash between 1 and 3 repeats
@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use corrente_config::{PipelineConfig, Secrets, pipeline::SinkConfig};
 use corrente_crds::sinks::MqttSink as MqttSpec;
 
-use self::session::{Message, Session};
+use self::session::{Failure, Message, Outcome, Session};
 use crate::{
     batch::{Batch, DeadLetter, Place, Refusal, Row},
     sink::{
@@ -68,11 +68,14 @@ impl MqttSink {
     async fn session(&mut self) -> Result<Session, SinkError> {
         match self.session.take().filter(Session::is_fresh) {
             Some(session) => Ok(session),
-            None => Session::connect(&self.spec, &self.secrets, &self.pipeline)
-                .await
-                .map_err(SinkError::unreachable),
+            None => connect(&self.spec, &self.secrets, &self.pipeline).await,
         }
     }
+}
+
+async fn connect(spec: &MqttSpec, secrets: &Secrets, pipeline: &str) -> Result<Session, SinkError> {
+    let session = Session::connect(spec, secrets, pipeline).await;
+    session.map_err(SinkError::unreachable)
 }
 
 impl Sink for MqttSink {
@@ -94,7 +97,11 @@ impl Sink for MqttSink {
                 Ok(topic) => {
                     let mut payload = String::new();
                     write_json(record, &mut payload);
-                    messages.push(Message { topic, payload });
+                    messages.push(Message {
+                        topic,
+                        payload,
+                        outcome: Outcome::Waiting,
+                    });
                     origins.push(origin);
                 }
                 Err(refusal) => letters.push(DeadLetter { origin, refusal }),
@@ -102,25 +109,47 @@ impl Sink for MqttSink {
         }
         let mut sorted = pass.finish();
         letters.append(&mut sorted.dead);
-        let count = messages.len();
-        let published = tokio::time::timeout(TIMEOUT, session.publish(messages, self.spec.retain)).await;
-        let refused = published
-            .unwrap_or_else(|_| Err(format!("the MQTT broker took more than {} s", TIMEOUT.as_secs())))
-            .map_err(SinkError::unreachable)?;
+        loop {
+            let published = session.publish(&mut messages, self.spec.retain);
+            let published = tokio::time::timeout(TIMEOUT, published).await;
+            let failure = match published {
+                Ok(Ok(())) => break,
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::Lost(format!("the MQTT broker took more than {} s", TIMEOUT.as_secs())),
+            };
+            match failure {
+                Failure::Lost(reason) => return Err(SinkError::unreachable(reason)),
+                Failure::Refusing(reason) => return Err(SinkError::Retry(reason)),
+                Failure::TooLarge(reason) => {
+                    let waiting = messages.iter_mut().filter(|m| m.outcome == Outcome::Waiting);
+                    let Some(largest) = waiting.max_by_key(|message| message.payload.len()) else {
+                        return Err(SinkError::unreachable(reason));
+                    };
+                    largest.outcome = Outcome::Refused(format!(
+                        "the message has {} bytes, and is larger than the MQTT broker takes: {reason}",
+                        largest.payload.len()
+                    ));
+                    session = connect(&self.spec, &self.secrets, &self.pipeline).await?;
+                }
+            }
+        }
         self.session = Some(session);
-        let stored = count - refused.len();
-        for (at, reason) in refused {
-            letters.extend(origins.get(at).map(|origin| DeadLetter {
-                origin: *origin,
-                refusal: Refusal {
-                    sqlstate: None,
-                    column: None,
-                    reason,
-                },
-            }));
+        let mut stored = 0;
+        for (message, origin) in messages.into_iter().zip(origins) {
+            match message.outcome {
+                Outcome::Refused(reason) => letters.push(DeadLetter {
+                    origin,
+                    refusal: Refusal {
+                        sqlstate: None,
+                        column: None,
+                        reason,
+                    },
+                }),
+                Outcome::Told | Outcome::Waiting => stored += 1,
+            }
         }
         letters.sort_by_key(|letter| letter.origin.offset);
         tokio::task::block_in_place(|| outside::settle(&*self.outside.0, &*self.outside.1, batch, &letters))?;
-        Ok(Stored::new(stored as u64, letters.len() as u64, sorted))
+        Ok(Stored::new(stored, letters.len() as u64, sorted))
     }
 }

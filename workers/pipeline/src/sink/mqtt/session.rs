@@ -1,7 +1,12 @@
 //! A connection to an MQTT 5 broker that publishes messages and hears what became of each.
 //!
 //! Acknowledgements name packets by number; which message a number stands for is learned from the order in which
-//! the client says that it sent them. After any failure the connection is given up, and the batch begins anew.
+//! the client says that it sent them. After any failure the connection is given up, and what is not acknowledged begins
+//! anew.
+//!
+//! A message may be larger than the broker takes. One that says so when it connects is not even sent it; another answers
+//! with a reason that the client does not know, or ends the connection. None of these says which message it was, so it
+//! was the largest of those that are not acknowledged.
 
 use std::{
     collections::HashMap,
@@ -19,8 +24,11 @@ use corrente_crds::sinks::MqttSink as MqttSpec;
 use rumqttc::{
     Outgoing, TlsConfiguration, Transport,
     v5::{
-        AsyncClient, ClientError, Event, EventLoop, Incoming, MqttOptions,
-        mqttbytes::{QoS, v5::PubAckReason},
+        AsyncClient, ClientError, ConnectionError, Event, EventLoop, Incoming, MqttOptions, StateError,
+        mqttbytes::{
+            self, QoS,
+            v5::{DisconnectReasonCode, PubAckReason},
+        },
     },
 };
 use rustls::{
@@ -38,12 +46,62 @@ const CONNECT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 const FRESH: Duration = Duration::from_secs(30);
 
+/// The reason code of a packet that is too large (MQTT 5, 2.4), which the client does not know in an acknowledgement.
+const PACKET_TOO_LARGE: u8 = 0x95;
+
 /// A message.
 pub struct Message {
     /// The topic.
     pub topic: String,
     /// The payload.
     pub payload: String,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing is known yet.
+    Waiting,
+    /// The broker has it.
+    Told,
+    /// The broker refuses it for good, for this reason.
+    Refused(String),
+}
+
+/// Why messages were not published; the connection is of no use then.
+#[derive(Debug)]
+pub enum Failure {
+    /// The connection was lost, or the broker ended it.
+    Lost(String),
+    /// The broker takes none of these messages; a person must put it right.
+    Refusing(String),
+    /// Some message is larger than the broker takes.
+    TooLarge(String),
+}
+
+/// What an error of the client says of what was to be published.
+fn failure(error: &ConnectionError) -> Failure {
+    let is_size = match error {
+        ConnectionError::MqttState(state) => matches!(
+            state,
+            StateError::OutgoingPacketTooLarge { .. }
+                | StateError::Deserialization(
+                    mqttbytes::Error::OutgoingPacketTooLarge { .. }
+                        | mqttbytes::Error::InvalidConnectReturnCode(PACKET_TOO_LARGE)
+                )
+                | StateError::ServerDisconnect {
+                    reason_code: DisconnectReasonCode::PacketTooLarge,
+                    ..
+                }
+        ),
+        _ => false,
+    };
+    if is_size {
+        return Failure::TooLarge(error.to_string());
+    }
+    Failure::Lost(format!("the MQTT broker cannot be reached: {error}"))
 }
 
 /// A connection.
@@ -89,8 +147,13 @@ impl Session {
             events,
             used: Instant::now(),
         };
-        while !matches!(session.next().await?, Event::Incoming(Incoming::ConnAck(_))) {}
-        Ok(session)
+        loop {
+            match session.events.poll().await {
+                Ok(Event::Incoming(Incoming::ConnAck(_))) => return Ok(session),
+                Ok(_) => {}
+                Err(error) => return Err(format!("the MQTT broker cannot be reached: {error}")),
+            }
+        }
     }
 
     /// Whether the broker cannot have given us up for saying nothing.
@@ -98,66 +161,63 @@ impl Session {
         self.used.elapsed() < FRESH
     }
 
-    async fn next(&mut self) -> Result<Event, String> {
-        let event = self.events.poll().await;
-        event.map_err(|error| format!("the MQTT broker cannot be reached: {error}"))
-    }
-
-    /// Publishes messages in their order. Gives those that the broker refuses for good, by their place.
-    pub async fn publish(
-        &mut self,
-        messages: Vec<Message>,
-        retain: bool,
-    ) -> Result<Vec<(usize, String)>, String> {
-        let count = messages.len();
-        let mut waiting = messages.into_iter().peekable();
-        let (mut sent, mut acknowledged) = (0, 0);
-        let (mut numbers, mut refused) = (HashMap::new(), vec![]);
-        while acknowledged < count {
-            while let Some(Message { topic, payload }) = waiting.peek() {
+    /// Publishes those messages in their order that wait, and says of each what became of it.
+    pub async fn publish(&mut self, messages: &mut [Message], retain: bool) -> Result<(), Failure> {
+        let places: Vec<usize> = (0..messages.len())
+            .filter(|at| messages.get(*at).is_some_and(|m| m.outcome == Outcome::Waiting))
+            .collect();
+        let (mut given, mut sent, mut acknowledged) = (0, 0, 0);
+        let mut numbers = HashMap::new();
+        while acknowledged < places.len() {
+            while let Some(message) = places.get(given).and_then(|at| messages.get(*at)) {
+                let Message { topic, payload, .. } = message;
                 match self
                     .client
                     .try_publish(topic, QoS::AtLeastOnce, retain, payload.clone())
                 {
-                    Ok(()) => waiting.next(),
+                    Ok(()) => given += 1,
                     Err(ClientError::TryRequest(_)) => break,
-                    Err(error) => return Err(format!("the MQTT client has ended: {error}")),
+                    Err(error) => return Err(Failure::Lost(format!("the MQTT client has ended: {error}"))),
                 };
             }
-            match self.next().await? {
+            match self.events.poll().await.map_err(|error| failure(&error))? {
                 Event::Outgoing(Outgoing::Publish(number)) => {
                     numbers.insert(number, sent);
                     sent += 1;
                 }
                 Event::Incoming(Incoming::PubAck(ack)) => {
-                    let Some(at) = numbers.remove(&ack.pkid) else {
+                    let place = numbers.remove(&ack.pkid).and_then(|sent: usize| places.get(sent));
+                    let Some(message) = place.and_then(|at| messages.get_mut(*at)) else {
                         continue;
                     };
                     acknowledged += 1;
-                    match ack.reason {
-                        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {}
+                    message.outcome = match ack.reason {
+                        PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Outcome::Told,
                         PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
-                            refused.push((at, format!("the MQTT broker refuses it: {:?}", ack.reason)));
+                            Outcome::Refused(format!("the MQTT broker refuses it: {:?}", ack.reason))
                         }
                         // Rights and quotas are for a person to put right: nothing is given up for them.
                         reason => {
-                            return Err(format!(
-                                "the MQTT broker takes no messages of this topic: {reason:?}"
-                            ));
+                            return Err(Failure::Refusing(format!(
+                                "the MQTT broker takes no messages of the topic {}: {reason:?}. Grant the right or raise the \
+                                 quota there, or name another topic; the records wait",
+                                message.topic
+                            )));
                         }
-                    }
+                    };
                 }
                 Event::Incoming(Incoming::Disconnect(reason)) => {
-                    return Err(format!(
-                        "the MQTT broker ended the connection: {:?}",
-                        reason.reason_code
-                    ));
+                    let why = format!("the MQTT broker ended the connection: {:?}", reason.reason_code);
+                    return Err(match reason.reason_code {
+                        DisconnectReasonCode::PacketTooLarge => Failure::TooLarge(why),
+                        _ => Failure::Lost(why),
+                    });
                 }
                 _ => {}
             }
         }
         self.used = Instant::now();
-        Ok(refused)
+        Ok(())
     }
 }
 

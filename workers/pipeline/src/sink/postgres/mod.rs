@@ -42,6 +42,7 @@ use self::{
     rows::Plan,
     session::Statements,
     table::Table,
+    watch::Watch,
 };
 use crate::{
     batch::{Batch, DeadLetter, Place, Rows},
@@ -69,6 +70,7 @@ mod search;
 pub(crate) mod session;
 mod table;
 mod takeover;
+mod watch;
 
 /// The longest that a job may go on without a sign of progress; the connection is given up then.
 const ANSWER: Duration = Duration::from_secs(120);
@@ -81,6 +83,7 @@ const TOLD: usize = 10;
 pub struct PostgresSink {
     shared: Arc<Shared>,
     beside: Vec<Box<dyn Beside>>,
+    watch: Arc<Watch>,
     session: Option<Session>,
 }
 
@@ -171,8 +174,10 @@ impl PostgresSink {
     }
 
     fn of(shared: Arc<Shared>) -> Self {
+        let application = format!("corrente-pipeline {}", shared.pipeline);
         Self {
             beside: beside::of(&shared.config),
+            watch: Arc::new(Watch::new(shared.url_file.clone(), application)),
             shared,
             session: None,
         }
@@ -206,8 +211,7 @@ impl PostgresSink {
             return Ok(session);
         }
         let shared = &self.shared;
-        let application = format!("corrente-pipeline {}", shared.pipeline);
-        let mut client = session::connect(&shared.url_file, &application).await?;
+        let mut client = self.watch.connect().await?;
         ledger::create(&mut client)
             .await
             .map_err(failed("make the tables of the schema corrente"))?;
@@ -434,8 +438,8 @@ impl PostgresSink {
     /// # Errors
     /// As for [`Sink::store`]; [`SinkError::Fenced`] where another has replayed them meanwhile.
     pub async fn replay(&mut self) -> Result<(u64, u64), SinkError> {
-        let answered = Notify::new();
-        bounded(ANSWER, &answered, async {
+        let (answered, watch) = (Notify::new(), self.watch.clone());
+        bounded(ANSWER, &answered, &watch, async {
             let mut session = self.session().await?;
             let asked = letters::asked(&session.client, &self.shared.pipeline).await;
             let (mut seen, mut stored) = (0, 0);
@@ -540,11 +544,13 @@ fn tell(batch: &Batch, dead: &[DeadLetter<'_>]) {
     }
 }
 
-/// Bounds a job by `limit`, so that a server that stands still is left. Each sign on `answered` gives it as
-/// long again: a batch of which the database refuses many rows is long, but it comes to its end.
+/// Bounds a job by `limit`, so that a server that stands still is left, and leaves a connection that [`watch`] finds
+/// lost. Each sign on `answered` gives it as long again: a batch of which the database refuses many rows is long, but it
+/// comes to its end.
 async fn bounded<T>(
     limit: Duration,
     answered: &Notify,
+    watch: &Watch,
     job: impl Future<Output = Result<T, SinkError>>,
 ) -> Result<T, SinkError> {
     tokio::pin!(job);
@@ -554,6 +560,7 @@ async fn bounded<T>(
             biased;
             outcome = &mut job => return outcome,
             () = answered.notified() => {}
+            lost = watch.lost() => return Err(SinkError::unreachable(lost)),
             () = tokio::time::sleep(limit) => {
                 return Err(SinkError::unreachable(format!(
                     "the database has not answered for {} s. The connection is given up, and the batch is tried again",
@@ -566,13 +573,15 @@ async fn bounded<T>(
 
 impl Sink for PostgresSink {
     async fn open(&mut self) -> Result<(), SinkError> {
-        let session = bounded(ANSWER, &Notify::new(), self.session()).await?;
+        let watch = self.watch.clone();
+        let session = bounded(ANSWER, &Notify::new(), &watch, self.session()).await?;
         self.session = Some(session);
         Ok(())
     }
 
     async fn claim(&mut self, place: &Place) -> Result<Claimed, SinkError> {
-        bounded(ANSWER, &Notify::new(), async {
+        let watch = self.watch.clone();
+        bounded(ANSWER, &Notify::new(), &watch, async {
             let mut session = self.session().await?;
             let shared = &self.shared;
             let stored_in = format!("{}.{}", shared.table.schema, shared.table.name);
@@ -593,7 +602,8 @@ impl Sink for PostgresSink {
     }
 
     async fn tidy(&mut self, place: &Place, low: i64) -> Result<(), SinkError> {
-        bounded(ANSWER, &Notify::new(), async {
+        let watch = self.watch.clone();
+        bounded(ANSWER, &Notify::new(), &watch, async {
             let session = self.session().await?;
             let dropped = ledger::tidy(&session.client, &self.shared.pipeline, place, low).await;
             let dropped = dropped.map_err(failed("drop marks of streams that ended"))?;
@@ -611,8 +621,8 @@ impl Sink for PostgresSink {
     }
 
     async fn store(&mut self, batch: &Arc<Batch>) -> Result<Stored, SinkError> {
-        let answered = Notify::new();
-        bounded(ANSWER, &answered, async {
+        let (answered, watch) = (Notify::new(), self.watch.clone());
+        bounded(ANSWER, &answered, &watch, async {
             let mut session = self.session().await?;
             let stored = self
                 .store_in(&mut session, Work::Messages(batch), &answered)
@@ -631,7 +641,8 @@ mod tests {
     #[tokio::test]
     async fn a_job_may_be_long_but_not_stand_still() {
         let (limit, answered) = (Duration::from_millis(30), Notify::new());
-        let long = bounded(limit, &answered, async {
+        let watch = Watch::new(PathBuf::new(), String::new());
+        let long = bounded(limit, &answered, &watch, async {
             for _ in 0..5 {
                 tokio::time::sleep(limit * 2 / 3).await;
                 answered.notify_one();
@@ -639,7 +650,7 @@ mod tests {
             Ok(())
         });
         assert!(long.await.is_ok());
-        let hung: Result<(), _> = bounded(limit, &answered, std::future::pending()).await;
+        let hung: Result<(), _> = bounded(limit, &answered, &watch, std::future::pending()).await;
         assert!(matches!(hung, Err(SinkError::Fault(fault)) if fault.reason.contains("has not answered")));
     }
 }

@@ -13,6 +13,8 @@ use crate::sink::SinkError;
 
 /// The longest a connect may take, per address.
 const CONNECT: Duration = Duration::from_secs(5);
+/// The longest until the database has answered, over all addresses.
+const GREETING: Duration = Duration::from_secs(15);
 
 /// Set once per connection. Rows and offsets are in one database, so a commit need not wait for the disk:
 /// what a crash takes, it takes of both, and the epoch's row tells the worker to read it again.
@@ -67,21 +69,31 @@ pub async fn connect_to(url: &str, name: &str, application: &str) -> Result<Clie
         .keepalives_interval(Duration::from_secs(2))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_secs(15));
-    let (client, connection) = config
-        .connect(NoTls)
-        .await
-        .map_err(failed("connect to the database"))?;
-    // Ends by itself when the client is dropped.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = describe(&error), "the connection ended");
-        }
+    // The connect's own bound ends with the first packet; what takes it may never answer.
+    let connected = tokio::time::timeout(GREETING, async {
+        let (client, connection) = config
+            .connect(NoTls)
+            .await
+            .map_err(failed("connect to the database"))?;
+        // Ends by itself when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = describe(&error), "the connection ended");
+            }
+        });
+        client
+            .batch_execute(SETTINGS)
+            .await
+            .map_err(failed("set up the connection"))?;
+        Ok(client)
     });
-    client
-        .batch_execute(SETTINGS)
-        .await
-        .map_err(failed("set up the connection"))?;
-    Ok(client)
+    connected.await.unwrap_or_else(|_| {
+        Err(SinkError::unreachable(format!(
+            "failed to connect to the database: it has not answered for {} s. Nothing is lost: the records wait in the \
+             topic until the database can be reached",
+            GREETING.as_secs()
+        )))
+    })
 }
 
 /// Makes tables of the schema `corrente`; where `sql` says IF NOT EXISTS, those that are missing.

@@ -4,12 +4,8 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use corrente_config::{PipelineConfig, Secrets, pipeline::SinkConfig};
 use corrente_crds::pipeline::ColumnType;
-use corrente_pipeline::{
-    batch::Place,
-    sink::{Sink as _, cassandra::CassandraSink},
-    source::kafka::DeadLetterTopic,
-};
-use corrente_runtime::{broker::TopicPartition, kafka::Access};
+use corrente_pipeline::{sink::cassandra::CassandraSink, source::kafka::DeadLetterTopic};
+use corrente_runtime::kafka::Access;
 use scylla::{
     client::{session::Session, session_builder::SessionBuilder},
     value::{CqlValue, Row},
@@ -17,6 +13,7 @@ use scylla::{
 use serde_json::json;
 
 use super::{
+    fenced::whoever_lost_a_partition_stores_nothing_twice,
     letters::letters,
     server::{Server, cache, free_port},
 };
@@ -113,6 +110,59 @@ impl Cassandra {
     }
 }
 
+/// What the server itself refuses: of a record, of all records, and of now. `next` is the topic's end.
+async fn refusals(cassandra: &Cassandra, topic: &Topic, config: &PipelineConfig, next: i64) {
+    let run = async |cql: &str| cassandra.session.query_unpaged(cql, ()).await.unwrap();
+    let worker = cassandra.worker(config);
+    wait("the worker to have its partition", async || {
+        worker.report().partitions == 1
+    })
+    .await;
+    // A row beyond the size of a mutation.
+    let text = |fields: &[usize]| {
+        let fields = fields.iter().enumerate();
+        let fields = fields.map(|(at, length)| format!(r#","text{at}":"{}""#, "x".repeat(*length)));
+        let fields: String = fields.collect();
+        format!(r#"{{"ts":"2026-11-21T22:20:00Z","meter":"large"{fields}}}"#)
+    };
+    for fields in [&[5][..], &[60_000; 10], &[6]] {
+        topic.send(0, &text(fields));
+    }
+    wait("the large one to be set aside", async || {
+        let report = worker.report();
+        (report.dead_lettered, report.lag) == (1, 0) || report.trouble.is_some()
+    })
+    .await;
+    assert_eq!(worker.report().trouble, None);
+    let found = letters(config, 5);
+    let said: Vec<_> = found.iter().map(|letter| letter.offset).collect();
+    assert_eq!(said[4..], [next + 1]);
+    assert!(found[4].reason.contains("oversized"), "{}", found[4].reason);
+    // Copies are asked for that no node can hold: it passes, and nothing is lost.
+    let replicas = |count: u32| {
+        format!(
+            "ALTER KEYSPACE metering WITH replication = {{'class': 'NetworkTopologyStrategy', 'datacenter1': {count}}}"
+        )
+    };
+    run(&replicas(3)).await;
+    topic.send(0, &text(&[7]));
+    worker.trouble("consistency").await;
+    run(&replicas(1)).await;
+    wait("the nodes to suffice", async || {
+        worker.report().trouble.is_none() && worker.report().lag == 0
+    })
+    .await;
+    assert_eq!(worker.report().dead_lettered, 1);
+    // The keyspace is gone: it is made anew, and filled from the topic's beginning.
+    run("DROP KEYSPACE metering").await;
+    topic.send(0, &text(&[8]));
+    wait("all of it again", async || {
+        cassandra.count().await == 701 + 4 && worker.report().lag == 0
+    })
+    .await;
+    worker.stop().await;
+}
+
 /// One test, because a node takes its time to start.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Kafka and Cassandra"]
@@ -195,16 +245,10 @@ async fn every_record_is_one_row_whatever_is_killed_and_what_is_refused_is_set_a
     .await;
     assert_eq!(cassandra.count().await, 701);
     again.stop().await;
-    // Whoever claims last has it.
-    let place = Place {
-        cluster: "c".into(),
-        partition: TopicPartition {
-            topic: "t".into(),
-            partition: 0,
-        },
-    };
-    let (mut one, mut other) = (cassandra.sink(&config), cassandra.sink(&config));
-    assert_eq!(one.claim(&place).await.unwrap().epoch, 1);
-    assert_eq!(other.claim(&place).await.unwrap().epoch, 2);
+    let before = cassandra.count().await as u64;
+    let sink = |gate| CassandraSink::new(&config, &Secrets::default(), gate).unwrap();
+    let count = async || cassandra.count().await as u64 - before;
+    whoever_lost_a_partition_stores_nothing_twice("t", sink, count).await;
+    refusals(&cassandra, &topic, &config, 755).await;
     topic.delete().await;
 }

@@ -190,6 +190,75 @@ async fn every_record_is_heard_over_mqtt() {
     listener.abort();
 }
 
+/// Mosquitto with further lines in its configuration, and an access list for those who have no name.
+fn strict(more: &'static str) -> impl Fn(&Path, u16) -> Command {
+    move |folder, port| {
+        let command = mosquitto(folder, port);
+        let (file, list) = (folder.join("mosquitto.conf"), folder.join("acl"));
+        if !list.exists() {
+            fs::write(&list, "topic readwrite plant/m/#\n").unwrap();
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("{text}acl_file {}\n{more}\n", list.display())).unwrap();
+        command
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and Mosquitto"]
+async fn what_a_broker_refuses_is_set_aside_or_waits() {
+    // One that says what it takes, and one that says it when it is too late.
+    for more in ["max_packet_size 2000", "message_size_limit 2000"] {
+        let (mut server, topic) = (Server::start(strict(more)).await, Topic::new(1));
+        topic.create().await;
+        let sink = json!({"address": server.address(), "topic": "plant/{meter}/readings"});
+        let sink = SinkConfig::Mqtt(serde_json::from_value(sink).unwrap());
+        let config = config(&unique("mqtt"), &[&topic.name], sink);
+        let (source, offsets, set_aside) = outside(&config);
+        let sink = MqttSink::new(&config, &Secrets::default(), offsets, set_aside).unwrap();
+        let worker = Worker::start(&config, source, sink);
+        let text = |meter: &str, length: usize| {
+            let text = "x".repeat(length);
+            format!(r#"{{"ts":"2026-11-20T22:20:00Z","meter":"{meter}","text":"{text}"}}"#)
+        };
+        for length in [10, 3000, 20, 2500, 30] {
+            topic.send(0, &text("m", length));
+        }
+        wait("the large ones to be set aside", async || {
+            let report = worker.report();
+            (report.rows, report.dead_lettered, report.lag) == (3, 2, 0)
+        })
+        .await;
+        let found = letters(&config, 2);
+        let said: Vec<_> = found.iter().map(|letter| letter.offset).collect();
+        assert_eq!(said, [1, 3]);
+        for letter in &found {
+            assert!(
+                letter.reason.contains("larger than the MQTT broker takes"),
+                "{}",
+                letter.reason
+            );
+        }
+        // What it may not publish is nobody's letter: a person grants the right.
+        for meter in ["m", "n", "m"] {
+            topic.send(0, &text(meter, 40));
+        }
+        worker
+            .trouble("no messages of the topic plant/n/readings: NotAuthorized")
+            .await;
+        fs::write(server.folder().join("acl"), "topic readwrite plant/#\n").unwrap();
+        server.kill();
+        server.again().await;
+        wait("all to be told", async || {
+            let report = worker.report();
+            (report.rows, report.dead_lettered, report.lag) == (6, 2, 0) && report.trouble.is_none()
+        })
+        .await;
+        worker.stop().await;
+        topic.delete().await;
+    }
+}
+
 fn rabbitmq(folder: &Path, port: u16) -> Command {
     let home = fs::read_dir("/usr/lib/rabbitmq/lib")
         .unwrap()

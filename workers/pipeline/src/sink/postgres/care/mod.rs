@@ -11,7 +11,7 @@
 //! A step that fails does not keep the others: what it says is a notice, which the operator shows as a condition of
 //! the TelemetryPipeline, and it is tried again in the next round.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use corrente_config::{PipelineConfig, tables::TablesConfig};
 use corrente_crds::Retention;
@@ -24,8 +24,9 @@ use super::{
     PostgresSink,
     layout::Layout,
     ledger,
-    session::{self, describe, make_tables},
+    session::{describe, make_tables},
     table::Table,
+    watch::Watch,
 };
 
 pub mod completeness;
@@ -68,12 +69,12 @@ pub async fn prepare(client: &mut Client, tables: &TablesConfig) -> Result<(), E
 
 /// The upkeep of a pipeline's tables.
 pub struct Upkeep {
-    url_file: PathBuf,
     pipeline: String,
     table: Table,
     /// The tables of windows, and those of them whose windows are of 15 minutes.
     windows: Vec<String>,
     demand: Vec<String>,
+    watch: Arc<Watch>,
     session: Option<Client>,
     /// When intervals of roll-ups that are open were reckoned.
     open: HashMap<(String, i64), i64>,
@@ -98,9 +99,10 @@ impl Upkeep {
     pub fn new(config: &PipelineConfig) -> Option<Self> {
         let (url_file, table) = PostgresSink::table_of(config)?;
         let windows = || config.derived.iter().flat_map(|derived| &derived.windows);
+        let pipeline = format!("{}/{}", config.namespace, config.name);
         Some(Self {
-            url_file,
-            pipeline: format!("{}/{}", config.namespace, config.name),
+            watch: Arc::new(Watch::new(url_file, format!("corrente-upkeep {pipeline}"))),
+            pipeline,
             table,
             windows: windows().map(|windows| windows.table.clone()).collect(),
             demand: windows()
@@ -150,17 +152,23 @@ impl Upkeep {
                 }
             },
         };
-        let round = self.work(&mut client, now).await;
-        self.session = Some(client);
-        Some(round)
+        let watch = self.watch.clone();
+        tokio::select! {
+            round = self.work(&mut client, now) => {
+                self.session = Some(client);
+                Some(round)
+            }
+            lost = watch.lost() => Some(Round {
+                notices: vec![format!("the tables are not looked after: {lost}")],
+                more: false,
+            }),
+        }
     }
 
     /// A connection that holds the lock of the pipeline's upkeep; `None` where another has it.
     async fn connect(&mut self) -> Result<Option<Client>, String> {
         (self.viewed, self.in_line) = (None, false);
-        let mut client = session::connect(&self.url_file, &format!("corrente-upkeep {}", self.pipeline))
-            .await
-            .map_err(|error| error.to_string())?;
+        let mut client = self.watch.connect().await.map_err(|error| error.to_string())?;
         let failed = |error: Error| describe(&error);
         let lock = client
             .query_one(
