@@ -12,7 +12,7 @@ from . import database, records, report, shapes
 
 RECORDS = int(os.environ.get("RECORDS", "2000000"))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-SHAPES = ("plain", "hyper", "bad", "peers")
+SHAPES = ("plain", "bare", "hyper", "bad", "peers")
 
 
 def ran() -> dict:

@@ -11,6 +11,7 @@ TABLE = BENCH / "results/pipeline.md"
 NAMES = {
     "plain": "corrente-pipeline, plain table",
     "copy_plain": "`psql \\copy` binary of the same rows, same table and index",
+    "bare": "corrente-pipeline, plain table without an index",
     "copy_bare": "`psql \\copy` binary of the same rows, no index at all",
     "hyper": "corrente-pipeline, hypertable",
     "copy_hyper": "`psql \\copy` binary of the same rows, same hypertable and indexes",
@@ -23,6 +24,7 @@ NAMES = {
 PROMISES = [
     ("plain", "debezium", 10.0, "Debezium's JDBC sink, at its fastest"),
     ("plain", "copy_plain", 0.5, "`\\copy` into the same table"),
+    ("bare", "copy_bare", 0.5, "`\\copy` into the same table"),
     ("hyper", "copy_hyper", 0.5, "`\\copy` into the same hypertable"),
     ("told", "plain", 0.8, "the clean rate"),
     ("refused", "plain", 0.4, "the clean rate"),

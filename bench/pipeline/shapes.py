@@ -122,10 +122,10 @@ def rounds(names: list, count: int, times: int) -> list:
     for number in range(times):
         say(f"round {number + 1} of {times}")
 
-        def run(name: str, topic: str, hypertable: bool = False, like: str = "", keep: bool = False) -> None:
+        def run(name: str, topic: str, hypertable: bool = False, made: str = "", keep: bool = False) -> None:
             table = f"{name}_{number}"
-            if like:
-                psql(f"CREATE TABLE {table} (LIKE {like} INCLUDING ALL, CHECK (seq % {records.BAD} <> {records.BAD // 2}))")
+            if made:
+                psql(f"CREATE TABLE {table} ({made})")
             runs.append(tell(name, worker(topic, count, table, hypertable)))
             if not keep:
                 psql(f"DROP TABLE {table}")
@@ -135,7 +135,8 @@ def rounds(names: list, count: int, times: int) -> list:
         rows = rows or copy_out(plain, COLUMNS)
         psql(f"TRUNCATE {plain}")
         runs.append(tell("copy_plain", copied(plain, rows, False)))
-        if number == 0:
+        if "bare" in names:
+            run("bare", clean, made=f"LIKE {plain}")
             runs.append(tell("copy_bare", copied(plain, rows, False, index=False)))
         if "hyper" in names:
             run("hyper", clean, hypertable=True, keep=True)
@@ -144,7 +145,8 @@ def rounds(names: list, count: int, times: int) -> list:
             psql(f"DROP TABLE hyper_{number}")
         if "bad" in names:
             run("told", bad)
-            run("refused", clean, like=plain)
+            check = f"CHECK (seq % {records.BAD} <> {records.BAD // 2})"
+            run("refused", clean, made=f"LIKE {plain} INCLUDING ALL, {check}")
         if number + 1 < times:
             psql(f"DROP TABLE {plain}")
         else:

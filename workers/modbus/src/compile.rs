@@ -12,6 +12,7 @@ use corrente_crds::profile::{Invalid, RegisterMap, ValueType};
 use corrente_record::RESERVED;
 
 use crate::{
+    decode::Brief,
     map::{
         Base, CompiledMap, CompiledValue, Limits, MAX_REGISTERS, MapProblem, NamedRange, Sentinel, type_bits,
         type_name,
@@ -40,6 +41,7 @@ pub(crate) fn compile(map: &RegisterMap, metrics: &[String]) -> Result<CompiledM
         values.retain(|value| metrics.iter().any(|metric| **metric == *value.name));
     }
     let compiled = CompiledMap {
+        briefs: values.iter().map(Brief::of).collect(),
         values,
         base,
         limits,

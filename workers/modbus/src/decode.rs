@@ -7,7 +7,7 @@
 //! What cannot be a value is a [`BadValue`] with a reason, and costs that value alone.
 
 use corrente_crds::profile::{Order, ValueType};
-use corrente_record::Value;
+use corrente_record::{Name, Value};
 
 use crate::{
     decimal::Decimal,
@@ -87,19 +87,98 @@ pub fn decode<'a>(
 ) {
     let answer = answer.into();
     let start = request.address.wrapping_sub(request.base);
-    for &index in &request.values {
-        let Some(value) = map.values.get(index) else {
-            continue;
+    let briefs = request
+        .values
+        .iter()
+        .filter_map(|&index| Some((index, map.briefs.get(index)?)));
+    let at = |brief: &Brief| usize::from(brief.address.wrapping_sub(start));
+    match answer {
+        Answer::Bits(bits) => {
+            for (index, brief) in briefs {
+                let bit = bits.get(at(brief)).copied().map(Value::Bool);
+                out(index, bit.ok_or(BadValue::ShortAnswer));
+            }
+        }
+        Answer::Words(words) => {
+            for (index, brief) in briefs {
+                let at = at(brief);
+                // What most registers hold is not worth a look at more.
+                if brief.plain == Plain::U16
+                    && let Some(&word) = words.get(at)
+                {
+                    out(index, Ok(Value::Int(word.into())));
+                } else if let Some(whole) = brief.plain(words, at) {
+                    out(index, Ok(Value::Int(whole)));
+                } else if let Some(value) = map.values.get(index) {
+                    out(index, one(value, words, at, start));
+                }
+            }
+        }
+    }
+}
+
+/// What is needed of most values.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Brief {
+    name: Name,
+    address: u16,
+    plain: Plain,
+}
+
+/// A whole number that is the value as it stands: nothing to compare, to scale or to add. The first register is
+/// the most significant, unless it is `Swapped`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Plain {
+    /// It is not.
+    No,
+    U16,
+    I16,
+    U32,
+    U32Swapped,
+    I32,
+    I32Swapped,
+}
+
+impl Brief {
+    pub fn of(value: &CompiledValue) -> Self {
+        let plain = match (value.value_type, value.word_order) {
+            _ if !value.is_plain() || value.byte_order == Order::Little => Plain::No,
+            (ValueType::U16, _) => Plain::U16,
+            (ValueType::I16, _) => Plain::I16,
+            (ValueType::U32, Order::Big) => Plain::U32,
+            (ValueType::U32, Order::Little) => Plain::U32Swapped,
+            (ValueType::I32, Order::Big) => Plain::I32,
+            (ValueType::I32, Order::Little) => Plain::I32Swapped,
+            _ => Plain::No,
         };
-        let at = usize::from(value.address.wrapping_sub(start));
-        let result = match answer {
-            Answer::Bits(bits) => bits
-                .get(at)
-                .map(|bit| Value::Bool(*bit))
-                .ok_or(BadValue::ShortAnswer),
-            Answer::Words(words) => one(value, words, at, start),
+        Self {
+            name: value.name.clone(),
+            address: value.address,
+            plain,
+        }
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The value whose registers begin at `at`, where it is a plain one and they are there.
+    fn plain(&self, words: &[u16], at: usize) -> Option<i64> {
+        let first = *words.get(at)?;
+        let both = |swapped: bool| {
+            let second = *words.get(at + 1)?;
+            let (high, low) = if swapped { (second, first) } else { (first, second) };
+            Some(u32::from(high) << 16 | u32::from(low))
         };
-        out(index, result);
+        match self.plain {
+            Plain::No => None,
+            Plain::U16 => Some(i64::from(first)),
+            Plain::I16 => Some(i64::from(first.cast_signed())),
+            Plain::U32 => both(false).map(i64::from),
+            Plain::U32Swapped => both(true).map(i64::from),
+            Plain::I32 => both(false).map(|raw| i64::from(raw.cast_signed())),
+            Plain::I32Swapped => both(true).map(|raw| i64::from(raw.cast_signed())),
+        }
     }
 }
 
@@ -119,12 +198,6 @@ fn one(value: &CompiledValue, words: &[u16], at: usize, start: u16) -> Result<Va
         _ => {}
     }
     let raw = raw(value, own);
-    // Most values are whole numbers as they stand: nothing to compare, to scale or to add.
-    if value.is_plain()
-        && let Some(whole) = whole(value.value_type, raw)
-    {
-        return Ok(Value::Int(whole));
-    }
     if value
         .invalid
         .iter()
@@ -201,17 +274,6 @@ fn raw(value: &CompiledValue, words: &[u16]) -> u64 {
     match value.word_order {
         Order::Big => words.iter().fold(0, join),
         Order::Little => words.iter().rev().fold(0, join),
-    }
-}
-
-/// The whole number that registers hold, where it takes no more than signed 64 bits.
-fn whole(value_type: ValueType, raw: u64) -> Option<i64> {
-    match value_type {
-        ValueType::U16 | ValueType::U32 => i64::try_from(raw).ok(),
-        ValueType::I16 => Some(i64::from((raw as u16).cast_signed())),
-        ValueType::I32 => Some(i64::from((raw as u32).cast_signed())),
-        ValueType::I64 => Some(raw.cast_signed()),
-        _ => None,
     }
 }
 

@@ -7,7 +7,9 @@ use std::{sync::Arc, time::Duration};
 
 use corrente_crds::profile::{Function, Kind, Order, RegisterMap, ValueType};
 
-use crate::{compile, decimal::Decimal};
+use corrente_record::Name;
+
+use crate::{compile, decimal::Decimal, decode::Brief};
 
 /// The values of a meter that are to be read, in the order of the map.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +23,8 @@ pub struct CompiledMap {
     /// Every range that the whole map names, selected or not, sorted: a meter that refuses to read gaps
     /// answers for these.
     pub named: Vec<NamedRange>,
+    /// What decoding looks at of each value, side by side: the values themselves are hundreds of bytes apart.
+    pub(crate) briefs: Vec<Brief>,
 }
 
 /// What addresses count from.
@@ -65,7 +69,7 @@ pub struct NamedRange {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompiledValue {
     /// The metric's name.
-    pub name: Arc<str>,
+    pub name: Name,
     /// The table it is in.
     pub function: Function,
     /// Its first register or bit, counted from the map's base.
@@ -145,6 +149,11 @@ impl CompiledMap {
     #[must_use]
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.values.iter().position(|value| &*value.name == name)
+    }
+
+    /// The names of the values, in their order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &Name> {
+        self.briefs.iter().map(Brief::name)
     }
 
     /// How far the values reach from the base: the address after the last one, scale factors included.

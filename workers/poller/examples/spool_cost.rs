@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use corrente_poller::spool::{Limits, Spool};
-use corrente_record::{Quality, Reading, Timestamp, Value};
+use corrente_record::{Name, Quality, Reading, Timestamp, Value};
 
 /// Seconds of processor time of this process, of 10 ms each (proc_pid_stat(5), fields 14 and 15).
 fn cpu() -> f64 {
@@ -22,7 +22,7 @@ fn main() {
     const RECORDS: i64 = 300_000;
     let dir = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(dir.path(), Limits::new(4 << 30)).unwrap();
-    let names: Vec<Arc<str>> = (0..80).map(|n| format!("holding_register_{n}").into()).collect();
+    let names: Vec<Name> = (0..80).map(|n| format!("holding_register_{n}").into()).collect();
     let reading = |slot: i64| Reading {
         ts: Timestamp(1_795_213_200_000 + slot),
         meter: "meter-17".into(),

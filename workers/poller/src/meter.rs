@@ -22,7 +22,7 @@ use corrente_modbus::{
     CompiledMap, CostModel, ReadRequest,
     sunspec::{Step as WalkStep, Walk},
 };
-use corrente_record::{Reading, Timestamp, Value};
+use corrente_record::{Name, Reading, Timestamp, Value};
 use tokio::time::{Instant, sleep};
 
 use self::results::Results;
@@ -137,7 +137,7 @@ pub struct Meter {
 #[derive(Debug, Default)]
 pub struct Scratch {
     results: Results,
-    values: Vec<Vec<(Arc<str>, Value)>>,
+    values: Vec<Vec<(Name, Value)>>,
 }
 
 impl Scratch {
@@ -181,7 +181,6 @@ pub struct Run {
     terms: Terms,
     asking: Asking,
     results: Results,
-    values: Vec<(Arc<str>, Value)>,
     ahead: VecDeque<Ahead>,
     walk: Option<Walk>,
     base_checked: bool,
@@ -245,8 +244,8 @@ impl Meter {
     #[must_use]
     pub fn not_read(&self, slot: Slot, reason: &Cause, now: Timestamp) -> Reading {
         let mut results = Results::default();
-        results.reset(self.learned.map().values.len());
-        results.reading(self.learned.map(), reason, self.blank(slot, now))
+        results.reset(self.learned.map(), Vec::new());
+        results.reading(reason, self.blank(slot, now))
     }
 
     /// The questions of the next poll, in the order of its plan, where it is clear beforehand which they are.
@@ -297,13 +296,12 @@ impl Meter {
         };
         let left_out = self.learned.left_out_count();
         let mut results = std::mem::take(&mut scratch.results);
-        results.reset(self.learned.map().values.len());
+        results.reset(self.learned.map(), scratch.values.pop().unwrap_or_default());
         Run {
             slot,
             terms,
             asking: self.learned.begin(allowance, Instant::now()),
             results,
-            values: scratch.values.pop().unwrap_or_default(),
             ahead,
             walk: None,
             base_checked: false,
@@ -567,11 +565,7 @@ impl Meter {
         self.learned
             .reasons(&mut |value, cause| run.results.explain(value, cause));
         let rest = ended.map_or_else(|| "not read".into(), |(_, cause)| cause);
-        let blank = Reading {
-            values: run.values,
-            ..self.blank(run.slot, ts)
-        };
-        let reading = run.results.reading(self.learned.map(), &rest, blank);
+        let reading = run.results.reading(&rest, self.blank(run.slot, ts));
         let all_missing = reading.values.is_empty();
         let reason = match reading.bad.first() {
             None => None,

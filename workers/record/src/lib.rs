@@ -2,7 +2,7 @@
 //!
 //! 1. [`time`]: instants as whole milliseconds, written as RFC 3339.
 //! 2. [`value`]: what a metric can be.
-//! 3. [`reading`]: what a poll gives, and how it becomes flat JSON.
+//! 3. [`name`] and [`reading`]: what a poll gives, and how it becomes flat JSON.
 //! 4. [`view`]: the same JSON read back where it lies, and [`parse`], tolerant of records that others wrote.
 //! 5. [`partition`]: which partition a meter's records go to, as Java clients choose it.
 //!
@@ -10,6 +10,7 @@
 //! `{"ts":"2026-11-20T22:20:00.123Z","meter":"feeder-12","slot":"2026-11-20T22:20:00.000Z",
 //! "stream":"k7f3q2m9w4x1c","seq":8123,"quality":"good","voltage_l1_n":229.8}`.
 
+pub mod name;
 pub mod parse;
 pub mod partition;
 pub mod reading;
@@ -17,8 +18,10 @@ pub mod time;
 pub mod value;
 pub mod view;
 
+mod json;
 mod plain;
 
+pub use name::Name;
 pub use parse::{ParseError, Record};
 pub use reading::{Quality, Reading};
 pub use time::Timestamp;

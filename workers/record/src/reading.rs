@@ -1,10 +1,14 @@
 //! What a poll gives, and how it becomes the flat JSON of a record.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Timestamp, Value, value::write_json_string};
+use crate::{Name, Timestamp, Value, json::Out, value::write_json_string};
 
 /// How much of a poll succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,48 +51,48 @@ pub struct Reading {
     /// The meter's labels.
     pub labels: Arc<BTreeMap<String, String>>,
     /// The metrics that were read, in the order of the map.
-    pub values: Vec<(Arc<str>, Value)>,
+    pub values: Vec<(Name, Value)>,
     /// The metrics that were not, with the reason.
-    pub bad: Vec<(Arc<str>, String)>,
+    pub bad: Vec<(Name, String)>,
 }
 
 impl Reading {
     /// Appends the record's JSON to `out`: one object, no newline. `stream` is the spool's id and `seq`
     /// the record's number in it, which together name the record for ever.
-    pub fn write_json(&self, stream: &str, seq: u64, out: &mut String) {
-        // Writing to a String cannot fail, so the results carry nothing.
-        let _ = write!(out, "{{\"ts\":\"{}\",\"meter\":", self.ts);
-        let _ = write_json_string(out, &self.meter);
-        let _ = write!(out, ",\"slot\":\"{}\",\"stream\":", self.slot);
-        let _ = write_json_string(out, stream);
-        let _ = write!(out, ",\"seq\":{seq},\"quality\":\"{}\"", self.quality.as_str());
+    pub fn write_json(&self, stream: &str, seq: u64, out: &mut Vec<u8>) {
+        let mut out = Out::after(out);
+        // Writing to memory cannot fail.
+        let _ = self.write(stream, seq, &mut out);
+        out.done();
+    }
+
+    fn write(&self, stream: &str, seq: u64, out: &mut Out<'_>) -> fmt::Result {
+        write!(out, "{{\"ts\":\"{}\",\"meter\":", self.ts)?;
+        write_json_string(out, &self.meter)?;
+        write!(out, ",\"slot\":\"{}\",\"stream\":", self.slot)?;
+        write_json_string(out, stream)?;
+        write!(out, ",\"seq\":{seq},\"quality\":\"{}\"", self.quality.as_str())?;
         if self.skipped > 0 {
-            let _ = write!(out, ",\"skipped\":{}", self.skipped);
+            write!(out, ",\"skipped\":{}", self.skipped)?;
         }
         for (name, label) in self.labels.iter() {
-            out.push(',');
-            let _ = write_json_string(out, name);
-            out.push(':');
-            let _ = write_json_string(out, label);
+            out.write_char(',')?;
+            write_json_string(out, name)?;
+            out.write_char(':')?;
+            write_json_string(out, label)?;
         }
         for (name, value) in &self.values {
-            out.push(',');
-            let _ = write_json_string(out, name);
-            out.push(':');
-            value.write_json(out);
+            out.member(name, value);
         }
         if !self.bad.is_empty() {
-            out.push_str(",\"bad\":{");
+            out.write_str(",\"bad\":{")?;
             for (i, (name, reason)) in self.bad.iter().enumerate() {
-                if i > 0 {
-                    out.push(',');
-                }
-                let _ = write_json_string(out, name);
-                out.push(':');
-                let _ = write_json_string(out, reason);
+                // The first has no comma before it.
+                out.write_str(name.as_member().get(usize::from(i == 0)..).unwrap_or_default())?;
+                write_json_string(out, reason)?;
             }
-            out.push('}');
+            out.write_char('}')?;
         }
-        out.push('}');
+        out.write_char('}')
     }
 }

@@ -51,28 +51,30 @@ impl Value {
     /// Appends what [`Display`](fmt::Display) writes. Every value of every record passes here, so it is done
     /// without the formatting machinery, which takes longer than the digits do.
     pub fn write_json(&self, out: &mut String) {
+        // Writing to a String cannot fail.
+        let _ = self.write_json_to(out);
+    }
+
+    /// The same for whatever can be written to.
+    pub(crate) fn write_json_to(&self, out: &mut impl fmt::Write) -> fmt::Result {
         match self {
-            Self::Bool(v) => out.push_str(if *v { "true" } else { "false" }),
-            Self::Int(v) => out.push_str(itoa::Buffer::new().format(*v)),
-            Self::UInt(v) => out.push_str(itoa::Buffer::new().format(*v)),
+            Self::Bool(v) => out.write_str(if *v { "true" } else { "false" }),
+            Self::Int(v) => out.write_str(itoa::Buffer::new().format(*v)),
+            Self::UInt(v) => out.write_str(itoa::Buffer::new().format(*v)),
             Self::Float(v) => write_double(*v, out),
-            Self::Text(v) => {
-                // Writing to a String cannot fail.
-                let _ = write_json_string(out, v);
-            }
+            Self::Text(v) => write_json_string(out, v),
         }
     }
 }
 
 /// The digits are the same in both ways; only very large and very small numbers come with an exponent in one.
-fn write_double(value: f64, out: &mut String) {
+fn write_double(value: f64, out: &mut impl fmt::Write) -> fmt::Result {
     let mut buffer = zmij::Buffer::new();
     let text = buffer.format(value);
-    if text.contains(|c: char| c.is_ascii_alphabetic()) {
-        // Writing to a String cannot fail.
-        let _ = fmt::Write::write_fmt(out, format_args!("{value}"));
+    if text.bytes().any(|byte| byte.is_ascii_alphabetic()) {
+        write!(out, "{value}")
     } else {
-        out.push_str(text.strip_suffix(".0").unwrap_or(text));
+        out.write_str(text.strip_suffix(".0").unwrap_or(text))
     }
 }
 
@@ -81,13 +83,11 @@ fn write_double(value: f64, out: &mut String) {
 /// # Errors
 /// Only where the writer fails.
 pub fn write_json_string(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
+    let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
     out.write_char('"')?;
     // What needs no escape, which is nearly all there is, is copied in one piece.
     let mut rest = text;
-    while let Some(at) = rest
-        .bytes()
-        .position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\')
-    {
+    while let Some(at) = rest.bytes().position(special) {
         let (plain, from) = rest.split_at(at);
         out.write_str(plain)?;
         let mut chars = from.chars();

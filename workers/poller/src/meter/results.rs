@@ -1,9 +1,7 @@
 //! What a poll has read so far, value by value; and the reading it becomes.
 
-use std::sync::Arc;
-
 use corrente_modbus::{BadValue, CompiledMap, ReadRequest, decode};
-use corrente_record::{Quality, Reading, Value};
+use corrente_record::{Name, Quality, Reading, Value};
 
 use crate::{client::Registers, learned::Cause};
 
@@ -15,7 +13,8 @@ const REASON_LENGTH: usize = 120;
 enum Outcome {
     /// Nothing yet.
     None,
-    Value(Value),
+    /// It is in its place.
+    Value,
     /// It was read, and is none.
     Bad(BadValue),
     /// It was not read.
@@ -24,19 +23,34 @@ enum Outcome {
 
 /// What came of all values, by their indices in the map.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Results(Vec<Outcome>);
+pub(super) struct Results {
+    outcomes: Vec<Outcome>,
+    /// A place for each value beside its name. A poll that reads all of them leaves them as they are.
+    places: Vec<(Name, Value)>,
+}
 
 impl Results {
-    pub fn reset(&mut self, values: usize) {
-        self.0.clear();
-        self.0.resize(values, Outcome::None);
+    /// Begins anew. `places` may be those of an earlier reading: from poll to poll the names are the same ones.
+    pub fn reset(&mut self, map: &CompiledMap, places: Vec<(Name, Value)>) {
+        self.outcomes.clear();
+        self.outcomes.resize(map.values.len(), Outcome::None);
+        self.places = places;
+        let is_same = |((place, _), name): (&(Name, Value), &Name)| place.is(name);
+        if self.places.len() != map.values.len() || !self.places.iter().zip(map.names()).all(is_same) {
+            self.places.clear();
+            self.places
+                .extend(map.names().map(|name| (name.clone(), Value::Int(0))));
+        }
     }
 
     pub fn take(&mut self, map: &CompiledMap, request: &ReadRequest, registers: &Registers) {
         decode(map, request, registers.answer(), &mut |index, value| {
-            if let Some(result) = self.0.get_mut(index) {
-                *result = match value {
-                    Ok(value) => Outcome::Value(value),
+            if let (Some(outcome), Some(place)) = (self.outcomes.get_mut(index), self.places.get_mut(index)) {
+                *outcome = match value {
+                    Ok(value) => {
+                        place.1 = value;
+                        Outcome::Value
+                    }
                     Err(bad) => Outcome::Bad(bad),
                 };
             }
@@ -46,45 +60,37 @@ impl Results {
     /// Those were asked for and refused. What another request read stays.
     pub fn refuse(&mut self, values: &[usize], cause: &Cause) {
         for &index in values {
-            if let Some(result @ (Outcome::None | Outcome::Missing(_))) = self.0.get_mut(index) {
-                *result = Outcome::Missing(cause.clone());
+            if let Some(outcome @ (Outcome::None | Outcome::Missing(_))) = self.outcomes.get_mut(index) {
+                *outcome = Outcome::Missing(cause.clone());
             }
         }
     }
 
     /// The reason of a value that was not asked for.
     pub fn explain(&mut self, index: usize, cause: &Cause) {
-        if let Some(result @ Outcome::None) = self.0.get_mut(index) {
-            *result = Outcome::Missing(cause.clone());
+        if let Some(outcome @ Outcome::None) = self.outcomes.get_mut(index) {
+            *outcome = Outcome::Missing(cause.clone());
         }
     }
 
-    /// Fills a reading, whose values may be those of an earlier one: from poll to poll the names are the same ones,
-    /// and need not be counted anew. `rest` is the reason of what has no result.
-    pub fn reading(&mut self, map: &CompiledMap, rest: &Cause, mut reading: Reading) -> Reading {
-        let mut values = 0;
-        reading
-            .values
-            .reserve_exact(map.values.len().saturating_sub(reading.values.len()));
-        for (value, result) in map.values.iter().zip(&mut self.0) {
-            // The reason stands at every value, so that a record is bounded only if it is.
-            let reason = match std::mem::replace(result, Outcome::None) {
-                Outcome::Value(number) => {
-                    match reading.values.get_mut(values) {
-                        Some(place) if Arc::ptr_eq(&place.0, &value.name) => place.1 = number,
-                        Some(place) => *place = (value.name.clone(), number),
-                        None => reading.values.push((value.name.clone(), number)),
-                    }
-                    values += 1;
-                    continue;
-                }
-                Outcome::Bad(bad) => bad.to_string(),
-                Outcome::Missing(cause) => shortened(&cause),
-                Outcome::None => shortened(rest),
-            };
-            reading.bad.push((value.name.clone(), reason));
+    /// Fills a reading. `rest` is the reason of what has no result.
+    pub fn reading(&mut self, rest: &Cause, mut reading: Reading) -> Reading {
+        reading.values = std::mem::take(&mut self.places);
+        let mut outcomes = self.outcomes.iter();
+        if !outcomes.all(|outcome| *outcome == Outcome::Value) {
+            let mut outcomes = self.outcomes.iter();
+            reading.values.retain(|(name, _)| {
+                // The reason stands at every value, so that a record is bounded only if it is.
+                let reason = match outcomes.next() {
+                    Some(Outcome::Value) => return true,
+                    Some(Outcome::Bad(bad)) => bad.to_string(),
+                    Some(Outcome::Missing(cause)) => shortened(cause),
+                    Some(Outcome::None) | None => shortened(rest),
+                };
+                reading.bad.push((name.clone(), reason));
+                false
+            });
         }
-        reading.values.truncate(values);
         reading.quality = match (reading.values.is_empty(), reading.bad.is_empty()) {
             (_, true) => Quality::Good,
             (false, false) => Quality::Partial,

@@ -84,7 +84,7 @@ impl Spool {
         let frame = Frame {
             seq,
             key: reading.meter.as_bytes(),
-            payload: self.json.as_bytes(),
+            payload: &self.json,
         };
         frame::encode(frame, &mut self.bytes)
     }

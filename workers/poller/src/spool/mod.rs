@@ -137,7 +137,7 @@ pub struct Spool {
     burst: u64,
     /// How many bytes fit on the disk, where it was full before the bound was reached.
     full_at: Option<u64>,
-    json: String,
+    json: Vec<u8>,
     bytes: Vec<u8>,
     /// Held for as long as the spool is open.
     _lock: File,
@@ -202,7 +202,7 @@ impl Spool {
             position: None,
             burst: 0,
             full_at: None,
-            json: String::new(),
+            json: Vec::new(),
             bytes: Vec::new(),
             _lock: lock,
         };

@@ -127,7 +127,7 @@ fn append(spool: &mut Spool, count: u8, written: &mut BTreeMap<u64, Vec<u8>>, st
             skipped: 0,
         };
         let seq = spool.append(&reading).unwrap();
-        written.insert(seq, spool.json.clone().into_bytes());
+        written.insert(seq, spool.json.clone());
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn path(dir: &Path, first: u64) -> PathBuf {
     dir.join(format!("{first:020}.seg"))
 }
 
-/// The segments in a folder, oldest first. Other files are left alone.
+/// The segments in a folder, oldest first. Other files are left alone, and what goes meanwhile is not among them.
 pub(super) fn list(dir: &Path) -> io::Result<VecDeque<Segment>> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -45,13 +45,19 @@ pub(super) fn list(dir: &Path) -> io::Result<VecDeque<Segment>> {
             .to_str()
             .and_then(|name| name.strip_suffix(".seg"))
             .and_then(|name| name.parse().ok());
-        if let Some(first) = first {
-            segments.push(Segment {
-                first,
-                bytes: entry.metadata()?.len(),
-                durable: true,
-            });
-        }
+        let Some(first) = first else {
+            continue;
+        };
+        let bytes = match entry.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        segments.push(Segment {
+            first,
+            bytes,
+            durable: true,
+        });
     }
     segments.sort_unstable_by_key(|segment| segment.first);
     Ok(segments.into())
