@@ -136,7 +136,9 @@ async fn state(client: &Client, backend: &Backend) -> Result<State, Error> {
 /// Ends the session before, and says which one this is.
 async fn exchange(client: &Client, before: Option<&Backend>) -> Result<Backend, Error> {
     if let Some(Backend { pid, began }) = before {
-        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
+        // A pooler may have given it to somebody else since, under another name.
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2 \
+                   AND application_name = current_setting('application_name')";
         client.execute(end, &[pid, began]).await?;
     }
     let own = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
