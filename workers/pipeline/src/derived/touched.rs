@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use corrente_record::View;
 
-use super::{instant, plan::Plan};
+use super::{SLOT_SLACK, instant, plan::Plan};
 
 /// A stretch of time, in milliseconds since the epoch, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,16 @@ impl Touched {
                 self.meters.insert(meter.to_owned(), vec![new]);
             }
         }
+    }
+
+    /// The windows of all readings between two instants are to be made anew, whatever lies between them.
+    pub fn stretch(&mut self, meter: &str, first: i64, last: i64) {
+        let stretch = Stretch {
+            ts: (first, last),
+            // As far as their slots may be from when they were read.
+            at: (first.saturating_sub(SLOT_SLACK), last.saturating_add(SLOT_SLACK)),
+        };
+        self.meters.entry(meter.to_owned()).or_default().push(stretch);
     }
 
     /// Rows that are further apart than this, in milliseconds, make stretches of their own.

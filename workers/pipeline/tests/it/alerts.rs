@@ -97,6 +97,32 @@ async fn where_a_meter_stands_outlives_its_worker_and_its_partition() {
     db.drop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn an_alert_that_began_under_an_old_name_ends_under_the_new_one() {
+    let db = Database::new().await;
+    let old = config(&db, "t");
+    let from: Timestamp = "2026-11-20T22:00:00Z".parse().unwrap();
+    let of = |minute, voltage| record("m", from, minute, voltage);
+    let mut partition = Partition::claim(&db, &old, 0).await;
+    partition.store(&[of(0, 260.0), of(1, 260.0)]).await;
+    let mut new = old.clone();
+    new.name = format!("{}-renamed", db.pipeline);
+    new.once.renamed_from = Some(format!("test/{}", db.pipeline));
+    let mut renamed = Partition::claim(&db, &new, 0).await;
+    renamed.store(&[of(2, 261.0), of(3, 240.0)]).await;
+    let sql = format!(
+        "SELECT id, pipeline, to_char(ended_at AT TIME ZONE 'UTC', 'HH24:MI') FROM corrente.alerts \
+         WHERE pipeline LIKE 'test/{}%'",
+        db.pipeline
+    );
+    let name = format!("test/{}", db.pipeline);
+    let expected = format!("{name}/Overvoltage/m/2026-11-20T22:00:00.000Z|{name}-renamed|22:03");
+    assert_eq!(db.text(&sql).await, expected);
+    db.forget(&new.name).await;
+    db.drop().await;
+}
+
 /// A process that ends with its test.
 struct Process(Child);
 

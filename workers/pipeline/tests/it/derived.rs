@@ -11,13 +11,16 @@ use corrente_crds::{pipeline::ColumnType, tables::Layout};
 use corrente_pipeline::{
     batch::{Batch, Place},
     batcher::Run,
-    sink::{Sink as _, SinkError, postgres::PostgresSink},
+    sink::{
+        Sink as _, SinkError,
+        postgres::{PostgresSink, care::Upkeep},
+    },
 };
 use corrente_record::Timestamp;
 use corrente_runtime::broker::{Incoming, Messages, TopicPartition};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
-use crate::database::Database;
+use crate::{database::Database, upkeep::round};
 
 /// 2026-11-20T00:00:00Z, in minutes.
 const MIDNIGHT: i64 = 1_795_132_800_000 / 60_000;
@@ -421,4 +424,68 @@ async fn a_window_whose_readings_retention_has_dropped_stays() {
     let sql = format!("SELECT readings, revision FROM {}.readings_15min", db.schema);
     assert_eq!(db.text(&sql).await, "14|1");
     db.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs TimescaleDB"]
+async fn windows_that_are_added_later_are_made_of_what_was_there() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let records: Vec<String> = history(&mut rng, 3, 3_000)
+        .into_iter()
+        .map(|(.., record)| record)
+        .collect();
+    for shape in [Shape::Wide, Shape::Narrow, Shape::Hypertable] {
+        let (throughout, later) = (Database::new().await, Database::new().await);
+        let mut known = Partition::claim(&throughout, &shaped(&throughout, shape), 0).await;
+        let config = shaped(&later, shape);
+        let mut without = config.clone();
+        without.derived = None;
+        let (before, since) = records.split_at(records.len() - 100);
+        let mut plain = Partition::claim(&later, &without, 0).await;
+        for part in before.chunks(1_000) {
+            known.store(part).await;
+            plain.store(part).await;
+        }
+        let mut windowed = Partition::claim(&later, &config, 0).await;
+        known.store(since).await;
+        windowed.store(since).await;
+        let tables = ["readings_15min", "readings_hour"];
+        for table in tables {
+            let (all, some) = (windows(&throughout, table).await, windows(&later, table).await);
+            assert!(some.len() < all.len(), "{shape:?}: there is something to make");
+        }
+        // Broken off after its first round, by a worker that goes, and taken up by another.
+        let mut upkeep = Upkeep::new(&config).unwrap();
+        let first = upkeep.round(Timestamp::now()).await.unwrap();
+        drop(upkeep);
+        let last = round(&config, "2026-11-22T12:00:00Z").await;
+        assert_eq!(last.notices, Vec::<String>::new(), "{first:?}");
+        for table in tables {
+            assert_eq!(
+                windows(&later, table).await,
+                windows(&throughout, table).await,
+                "{shape:?}"
+            );
+        }
+        let noted = format!(
+            "SELECT count(*) FROM corrente.backfills WHERE table_schema = '{}'",
+            later.schema
+        );
+        assert_eq!(later.text(&noted).await, "0");
+        // What was made anew and is as it was is not written again.
+        let written = format!("SELECT max(revision) FROM {}.readings_hour", later.schema);
+        let revision = later.text(&written).await;
+        round(&config, "2026-11-22T12:00:30Z").await;
+        assert_eq!(later.text(&written).await, revision);
+        for db in [throughout, later] {
+            let forget = format!(
+                "DELETE FROM corrente.backfills WHERE table_schema = '{}'",
+                db.schema
+            );
+            db.client.batch_execute(&forget).await.unwrap();
+            db.drop().await;
+        }
+    }
 }

@@ -567,3 +567,28 @@ async fn every_slot_of_every_meter_is_accounted_for() {
     db.forget_tables().await;
     db.drop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn a_renamed_pipeline_expects_of_each_meter_what_it_did_before() {
+    let db = Database::new().await;
+    let old = with_tables(&db, None, |tables| {
+        tables.completeness = Some(completeness("1h", &[("10m", &["m"]), ("20m", &["n"])]));
+    });
+    round(&old, "2026-01-01T10:00:00Z").await;
+    let mut new = old.clone();
+    new.name = format!("{}-renamed", db.pipeline);
+    new.once.renamed_from = Some(format!("test/{}", db.pipeline));
+    round(&new, "2026-01-01T10:30:00Z").await;
+    // The old one is still there for a moment.
+    round(&old, "2026-01-01T10:40:00Z").await;
+    round(&new, "2026-01-01T12:00:00Z").await;
+    let expected = format!(
+        "SELECT to_char(bucket AT TIME ZONE 'UTC', 'HH24'), meter, expected FROM {}.readings_ledger \
+         WHERE bucket < '2026-01-01 12:00Z' ORDER BY 1, 2",
+        db.schema
+    );
+    assert_eq!(db.text(&expected).await, "10|m|6,10|n|3,11|m|6,11|n|3");
+    db.forget_tables().await;
+    db.drop().await;
+}

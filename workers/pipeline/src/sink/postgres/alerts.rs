@@ -53,6 +53,7 @@ const TABLES: &str = "
 /// The thresholds of a pipeline.
 pub struct Thresholds {
     pipeline: String,
+    renamed_from: Option<String>,
     thresholds: Vec<ThresholdConfig>,
     /// The batch's values: by meter, the threshold's place, when, and what.
     values: BTreeMap<String, Vec<(usize, i64, f64)>>,
@@ -65,6 +66,7 @@ impl Thresholds {
         let alerts = config.alerts.as_ref()?;
         Some(Self {
             pipeline: format!("{}/{}", config.namespace, config.name),
+            renamed_from: config.once.renamed_from.clone(),
             thresholds: alerts.thresholds.clone(),
             values: BTreeMap::new(),
         })
@@ -79,6 +81,9 @@ impl Thresholds {
             .map(|threshold| threshold.name.as_str())
             .collect();
         let transaction = client.transaction().await?;
+        if let Some(old) = &self.renamed_from {
+            rename(&transaction, old, &self.pipeline).await?;
+        }
         transaction
             .execute(
                 "DELETE FROM corrente.alert_standings WHERE pipeline = $1 AND name <> ALL($2)",
@@ -227,17 +232,40 @@ impl Thresholds {
                 ended,
                 value,
             } => {
-                let id = id(&self.pipeline, &threshold.name, meter, Timestamp(started));
+                // Not by its id, which has the name that the pipeline had when it began.
                 transaction
                     .execute(
-                        "UPDATE corrente.alerts SET ended_at = $2, end_value = $3 WHERE id = $1",
-                        &[&id, &time(ended), &value],
+                        "UPDATE corrente.alerts SET ended_at = $5, end_value = $6 \
+                         WHERE pipeline = $1 AND name = $2 AND meter = $3 AND started_at = $4",
+                        &[
+                            &self.pipeline,
+                            &threshold.name,
+                            &meter,
+                            &time(started),
+                            &time(ended),
+                            &value,
+                        ],
                     )
                     .await?;
             }
         }
         Ok(())
     }
+}
+
+/// Brings where meters stand, and their alerts, under a pipeline's new name, unless there is something already. Alerts keep
+/// their ids, by which those who were told know them.
+async fn rename(transaction: &Transaction<'_>, old: &str, new: &str) -> Result<(), Error> {
+    transaction
+        .execute(
+            "UPDATE corrente.alert_standings o SET pipeline = $2 WHERE pipeline = $1 AND NOT EXISTS \
+             (SELECT FROM corrente.alert_standings n WHERE n.pipeline = $2 AND n.meter = o.meter AND n.name = o.name)",
+            &[&old, &new],
+        )
+        .await?;
+    let alerts = "UPDATE corrente.alerts SET pipeline = $2 WHERE pipeline = $1";
+    transaction.execute(alerts, &[&old, &new]).await?;
+    Ok(())
 }
 
 /// Makes the tables where they are missing.

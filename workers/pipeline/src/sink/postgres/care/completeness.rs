@@ -283,6 +283,30 @@ pub async fn make(client: &mut Client, table: &Table, config: &CompletenessConfi
     Ok(interval)
 }
 
+/// Brings what was noted of the meters under a pipeline's old name under its new one: what is expected would be the sum of
+/// both otherwise. The old one may still be at it, and note the same meters again.
+pub async fn rename(client: &mut Client, table: &Table, old: &str, new: &str) -> Result<(), Error> {
+    let meters = meters(table);
+    let transaction = client.transaction().await?;
+    table.lock(&transaction).await?;
+    transaction
+        .execute(
+            &format!(
+                "DELETE FROM {meters} o WHERE o.pipeline = $1 AND EXISTS (SELECT FROM {meters} n WHERE n.pipeline = $2 \
+                     AND n.meter = o.meter AND n.since <= o.since AND (n.until IS NULL OR n.until > o.since))"
+            ),
+            &[&old, &new],
+        )
+        .await?;
+    transaction
+        .execute(
+            &format!("UPDATE {meters} SET pipeline = $2 WHERE pipeline = $1"),
+            &[&old, &new],
+        )
+        .await?;
+    transaction.commit().await
+}
+
 /// Writes how many slots are expected, up to the interval that is open now.
 pub async fn fill(
     client: &mut Client,

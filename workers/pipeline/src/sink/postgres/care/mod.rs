@@ -6,7 +6,8 @@
 //! 2. [`rollups`]: made, altered and removed, and reckoned where rows came;
 //! 3. [`completeness`]: what is expected of each meter;
 //! 4. old chunks, partitions and rows of the above dropped, after what is reckoned from them; chunks compressed;
-//! 5. [`views`], and who may read them.
+//! 5. [`backfill`]: windows of the readings that were there before them;
+//! 6. [`views`], and who may read them.
 //!
 //! A step that fails does not keep the others: what it says is a notice, which the operator shows as a condition of
 //! the TelemetryPipeline, and it is tried again in the next round.
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     PostgresSink,
+    derived::{self, Derived},
     layout::Layout,
     ledger,
     session::{describe, make_tables},
@@ -29,6 +31,7 @@ use super::{
     watch::Watch,
 };
 
+mod backfill;
 pub mod completeness;
 pub mod partitions;
 pub mod rollups;
@@ -73,6 +76,8 @@ pub struct Upkeep {
     table: Table,
     /// The tables of windows, and those of them whose windows are of 15 minutes.
     windows: Vec<String>,
+    derived: Option<Derived>,
+    renamed_from: Option<String>,
     demand: Vec<String>,
     watch: Arc<Watch>,
     session: Option<Client>,
@@ -105,6 +110,8 @@ impl Upkeep {
             pipeline,
             table,
             windows: windows().map(|windows| windows.table.clone()).collect(),
+            derived: Derived::new(config),
+            renamed_from: config.once.renamed_from.clone(),
             demand: windows()
                 .filter(|windows| windows.interval_millis == DEMAND)
                 .map(|windows| windows.table.clone())
@@ -183,6 +190,14 @@ impl Upkeep {
         ledger::create(&mut client).await.map_err(failed)?;
         let all = [rollups::TABLES, completeness::TABLES, views::TABLES].concat();
         make_tables(&mut client, &all).await.map_err(failed)?;
+        if self.derived.is_some() {
+            derived::create_locks(&mut client).await.map_err(failed)?;
+        }
+        if let Some(old) = &self.renamed_from {
+            views::rename(&client, old, &self.pipeline)
+                .await
+                .map_err(failed)?;
+        }
         Ok(Some(client))
     }
 
@@ -212,6 +227,7 @@ impl Upkeep {
             ("drop what is older than the retention", dropped),
             ("keep the ledger of completeness", self.ledger(client, now).await),
             ("compress chunks", self.compress(client, now).await),
+            ("make windows of earlier readings", self.backfill(client).await),
             ("make the views", self.views(client, &layout).await),
         ];
         for (what, step) in steps {
@@ -288,6 +304,9 @@ impl Upkeep {
             return Ok(Round::default());
         };
         let interval = completeness::make(client, &self.table, config).await?;
+        if let Some(old) = &self.renamed_from {
+            completeness::rename(client, &self.table, old, &self.pipeline).await?;
+        }
         completeness::fill(client, &self.table, config, &self.pipeline, interval, now).await?;
         for (state, count) in completeness::figures(client, &self.table, interval, now).await? {
             if state == "silent" {
@@ -328,6 +347,13 @@ impl Upkeep {
             completeness::drop_old(client, &self.table, config, interval, now).await?;
         }
         Ok(Round::default())
+    }
+
+    async fn backfill(&mut self, client: &mut Client) -> Result<Round, Error> {
+        match &mut self.derived {
+            Some(derived) => backfill::go_on(client, &self.table, derived, &self.windows).await,
+            None => Ok(Round::default()),
+        }
     }
 
     async fn compress(&self, client: &mut Client, now: Timestamp) -> Result<Round, Error> {

@@ -336,3 +336,10 @@ async fn objects(
         .await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }
+
+/// Brings the readers of a pipeline's old name under its new one, so that those it does not name any more lose their rights.
+pub async fn rename(client: &Client, old: &str, new: &str) -> Result<(), Error> {
+    let sql = "UPDATE corrente.readers o SET pipeline = $2 WHERE pipeline = $1 AND NOT EXISTS \
+               (SELECT FROM corrente.readers n WHERE n.pipeline = $2 AND n.role = o.role)";
+    client.execute(sql, &[&old, &new]).await.map(|_| ())
+}

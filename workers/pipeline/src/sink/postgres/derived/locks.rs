@@ -6,11 +6,15 @@ use tokio_postgres::{Client, Error, Transaction};
 
 use crate::sink::postgres::session::make_missing_tables;
 
-/// Makes the table where it is missing. A worker that finds it needs no right to make any.
+/// Makes the table where it is missing, and that of what is to be made of earlier readings. A worker that finds them
+/// needs no right to make any.
 pub async fn create_locks(client: &mut Client) -> Result<(), Error> {
-    let table = "CREATE TABLE IF NOT EXISTS corrente.meter_locks ( \
-                     scope text NOT NULL, meter text NOT NULL, PRIMARY KEY (scope, meter))";
-    make_missing_tables(client, &["corrente.meter_locks"], table).await
+    let tables = "CREATE TABLE IF NOT EXISTS corrente.meter_locks ( \
+                      scope text NOT NULL, meter text NOT NULL, PRIMARY KEY (scope, meter)); \
+                  CREATE TABLE IF NOT EXISTS corrente.backfills ( \
+                      table_schema text NOT NULL, table_name text NOT NULL, meter text, reached timestamptz, \
+                      PRIMARY KEY (table_schema, table_name))";
+    make_missing_tables(client, &["corrente.meter_locks", "corrente.backfills"], tables).await
 }
 
 /// Locks the meters, within a scope: the table that is derived from. They must be in their order, so that two transactions

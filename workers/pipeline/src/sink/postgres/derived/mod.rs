@@ -38,7 +38,7 @@ mod write;
 pub(super) use self::read::millis;
 pub(super) use self::{
     locks::{create_locks, lock},
-    read::time,
+    read::{millis as floor_millis, time},
 };
 
 /// The windows of a pipeline.
@@ -96,7 +96,7 @@ impl Derived {
         // What failed with the last connection is looked at again.
         self.seeded = false;
         for table in &self.plan.tables {
-            write::create(client, &self.quoted(&table.name)).await?;
+            write::create(client, &self.schema, &table.name, &self.quoted(&table.name)).await?;
         }
         Ok(())
     }
@@ -104,6 +104,14 @@ impl Derived {
     /// A batch begins: nothing is touched.
     pub fn begin(&mut self) {
         self.touched.clear();
+    }
+
+    /// A stretch of a meter's readings is to be made windows of, and nothing else; its first and last `ts`, in
+    /// milliseconds since the epoch.
+    pub fn begin_stretch(&mut self, meter: &str, first: i64, last: i64) {
+        self.touched.clear();
+        self.touched.stretch(meter, first, last);
+        self.seeded = true;
     }
 
     /// A row is stored.

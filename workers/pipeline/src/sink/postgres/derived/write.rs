@@ -41,8 +41,9 @@ fn definition(table: &str) -> String {
     )
 }
 
-/// Makes a table where it is missing. A worker that finds it needs no right to make any.
-pub async fn create(client: &mut Client, table: &str) -> Result<(), Error> {
+/// Makes the table `name`, which is `table` in SQL, where it is missing, and notes that it lacks the windows of earlier
+/// readings. A worker that finds it needs no right to make any.
+pub async fn create(client: &mut Client, schema: &str, name: &str, table: &str) -> Result<(), Error> {
     if is_there(client, table).await? {
         return Ok(());
     }
@@ -56,6 +57,13 @@ pub async fn create(client: &mut Client, table: &str) -> Result<(), Error> {
     // Another worker may have been faster.
     if !is_there(&transaction, table).await? {
         transaction.batch_execute(&definition(table)).await?;
+        transaction
+            .execute(
+                "INSERT INTO corrente.backfills (table_schema, table_name) VALUES ($1, $2) \
+                 ON CONFLICT (table_schema, table_name) DO UPDATE SET meter = NULL, reached = NULL",
+                &[&schema, &name],
+            )
+            .await?;
     }
     transaction.commit().await
 }
