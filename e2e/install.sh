@@ -116,7 +116,7 @@ cluster() {
 
 registry() {
   once_program schema-registry "$REGISTRY" build_registry
-  once_program ferretdb "$FERRETDB" build_ferretdb
+  once_program ferretdb "$FERRETDB-tls" build_ferretdb
 }
 
 forget_go() { delete_tree "$CORRENTE_CACHE/go"; } # gigabytes that only a new version would need again

@@ -146,6 +146,10 @@ pub struct SinkTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "secret_name")]
     pub ca_secret: Option<String>,
+    /// The Secret, of type `kubernetes.io/tls`, whose `tls.crt` and `tls.key` are shown to the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "secret_name")]
+    pub client_certificate_secret: Option<String>,
 }
 
 /// Topics of an MQTT 5 broker: each record is a message, in JSON.
@@ -182,9 +186,13 @@ pub struct MqttSink {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AmqpSink {
-    /// The Secret's key that holds the address, such as `amqp://user:password@host:5672/vhost`.
-    /// There is no TLS yet.
+    /// The Secret's key that holds the address, such as `amqps://user:password@host:5671/vhost`, or `amqp://` without
+    /// TLS.
     pub connection_secret: SecretKey,
+    /// The certificates, where they are others than those that the worker's image brings along. An address of
+    /// `amqp://` is refused with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<SinkTls>,
     /// The exchange; a durable topic exchange is made where it is missing.
     #[serde(default = "default_exchange")]
     #[schemars(length(min = 1, max = 127), regex(pattern = r"^[a-zA-Z0-9._-]+$"))]

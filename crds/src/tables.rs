@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration, Retention,
-    common::SecretKey,
+    common::{SecretKey, secret_name},
     duration::{DIVIDES_A_DAY, DIVIDES_A_DAY_MESSAGE},
 };
 
@@ -24,9 +24,28 @@ const AT_LEAST_A_MINUTE_MESSAGE: &str = "the interval is at least a minute: writ
 /// A table of PostgreSQL, made and widened by the worker.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq, Default)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.caSecret) || !has(self.sslMode) || self.sslMode in ['verify-ca', 'verify-full']")
+    .message("caSecret is for verify-ca and verify-full, which alone look at who signed the server's certificate: choose \
+              one of them as sslMode, or remove caSecret"))]
+#[x_kube(validation = Rule::new("!has(self.clientCertificateSecret) || !has(self.sslMode) || self.sslMode != 'disable'")
+    .message("clientCertificateSecret is for TLS, which sslMode: disable turns off: choose another sslMode, or remove \
+              clientCertificateSecret"))]
 pub struct PostgresTable {
     /// The Secret's key that holds the connection URL, such as `postgres://user:password@host:5432/database`.
     pub connection_secret: SecretKey,
+    /// Whether the connection is in TLS, and what is looked at then. Where it is not given, the URL's `sslmode`
+    /// counts; where that is not given either, it is `verify-full` with caSecret and `prefer` without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssl_mode: Option<SslMode>,
+    /// The Secret whose `ca.crt` holds the authorities that the server's certificate must come from. Without it those
+    /// count that the worker's image brings along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "secret_name")]
+    pub ca_secret: Option<String>,
+    /// The Secret, of type `kubernetes.io/tls`, whose `tls.crt` and `tls.key` are shown to the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "secret_name")]
+    pub client_certificate_secret: Option<String>,
     /// The schema of the table; it is made where it is missing.
     #[serde(default = "default_schema")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z_][a-z0-9_]*$"))]
@@ -55,6 +74,23 @@ pub struct PostgresTable {
     /// Views for dashboards and analysts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub views: Option<Views>,
+}
+
+/// Whether a connection to PostgreSQL is in TLS, and what is looked at then: libpq's `sslmode`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// No TLS.
+    Disable,
+    /// TLS where the server has it, whoever the server is; no TLS otherwise. It keeps nobody out who can change what
+    /// goes over the network.
+    Prefer,
+    /// TLS, whoever the server is: it keeps out those who can but listen.
+    Require,
+    /// TLS, with a server whose certificate comes from an authority that is trusted, whatever name it is for.
+    VerifyCa,
+    /// The same, and the certificate is for the host in the URL.
+    VerifyFull,
 }
 
 /// A plain PostgreSQL table.

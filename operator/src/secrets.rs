@@ -15,6 +15,7 @@ use corrente_crds::{
     pipeline::Sink,
     poller::{Endpoint, KafkaOutput},
     sinks::{InfluxdbVersion, SinkTls},
+    tables::{PlainTable, TimescaleTable},
 };
 use k8s_openapi::api::core::v1::{
     KeyToPath, ProjectedVolumeSource, SecretProjection, Volume, VolumeMount, VolumeProjection,
@@ -79,7 +80,15 @@ pub fn of_output(output: &KafkaOutput) -> Vec<Need> {
 #[must_use]
 pub fn of_sink(sink: &Sink) -> Vec<Need> {
     const LOGIN: &[&str] = &[USERNAME_FILE, PASSWORD_FILE];
-    let (ca, auth, keys) = match sink {
+    let (ca, client, auth, keys) = match sink {
+        Sink {
+            postgresql: Some(PlainTable { table, .. }),
+            ..
+        }
+        | Sink {
+            timescaledb: Some(TimescaleTable { table, .. }),
+            ..
+        } => (&table.ca_secret, &table.client_certificate_secret, &None, LOGIN),
         Sink {
             influxdb: Some(influxdb),
             ..
@@ -88,28 +97,43 @@ pub fn of_sink(sink: &Sink) -> Vec<Need> {
                 InfluxdbVersion::V1 => LOGIN,
                 InfluxdbVersion::V2 | InfluxdbVersion::V3 => &[TOKEN_FILE],
             };
-            (&influxdb.ca_secret, &influxdb.credentials_secret, keys)
+            (&influxdb.ca_secret, &None, &influxdb.credentials_secret, keys)
         }
         Sink {
             mongodb: Some(mongodb),
             ..
-        } => (&mongodb.ca_secret, &None, LOGIN),
+        } => (&mongodb.ca_secret, &None, &None, LOGIN),
         Sink {
             cassandra: Some(cassandra),
             ..
-        } => (&None, &cassandra.credentials_secret, LOGIN),
-        Sink { mqtt: Some(mqtt), .. } => (ca_of(&mqtt.tls), &mqtt.credentials_secret, LOGIN),
+        } => (&None, &None, &cassandra.credentials_secret, LOGIN),
+        Sink { mqtt: Some(mqtt), .. } => {
+            let (ca, client) = of_tls(&mqtt.tls);
+            (ca, client, &mqtt.credentials_secret, LOGIN)
+        }
+        Sink { amqp: Some(amqp), .. } => {
+            let (ca, client) = of_tls(&amqp.tls);
+            (ca, client, &None, LOGIN)
+        }
         _ => return Vec::new(),
     };
     let at = Secrets::default();
     need(&at.sink_ca(), ca.as_ref(), &[CA_FILE])
         .into_iter()
+        .chain(need(
+            &at.sink_client(),
+            client.as_ref(),
+            &[CERTIFICATE_FILE, KEY_FILE],
+        ))
         .chain(need(&at.sink_auth(), auth.as_ref(), keys))
         .collect()
 }
 
-fn ca_of(tls: &Option<SinkTls>) -> &Option<String> {
-    tls.as_ref().map_or(&None, |tls| &tls.ca_secret)
+/// The Secrets of the authorities and of the client's certificate.
+fn of_tls(tls: &Option<SinkTls>) -> (&Option<String>, &Option<String>) {
+    tls.as_ref().map_or((&None, &None), |tls| {
+        (&tls.ca_secret, &tls.client_certificate_secret)
+    })
 }
 
 /// What the endpoints need, each Secret once.
@@ -242,6 +266,7 @@ mod tests {
         let connection = json!({"name": "s", "key": "url"});
         let login = ["sink/auth/username of s", "sink/auth/password of s"];
         let ca = "sink/ca/ca.crt of c";
+        let client = ["sink/client/tls.crt of i", "sink/client/tls.key of i"];
         for (sink, expected) in [
             (influx("v1"), vec![ca, login[0], login[1]]),
             (influx("v2"), vec![ca, "sink/auth/token of s"]),
@@ -255,11 +280,24 @@ mod tests {
                 login.to_vec(),
             ),
             (
-                json!({"mqtt": {"address": "m:8883", "tls": {"caSecret": "c"}, "credentialsSecret": "s"}}),
-                vec![ca, login[0], login[1]],
+                json!({"mqtt": {"address": "m:8883", "credentialsSecret": "s",
+                       "tls": {"caSecret": "c", "clientCertificateSecret": "i"}}}),
+                vec![ca, client[0], client[1], login[0], login[1]],
             ),
             (json!({"amqp": {"connectionSecret": connection}}), vec![]),
+            (
+                json!({"amqp": {"connectionSecret": connection, "tls": {"caSecret": "c"}}}),
+                vec![ca],
+            ),
             (json!({"postgresql": {"connectionSecret": connection}}), vec![]),
+            (
+                json!({"postgresql": {"connectionSecret": connection, "caSecret": "c"}}),
+                vec![ca],
+            ),
+            (
+                json!({"timescaledb": {"connectionSecret": connection, "caSecret": "c", "clientCertificateSecret": "i"}}),
+                vec![ca, client[0], client[1]],
+            ),
         ] {
             assert_eq!(files(sink.clone()), expected, "{sink}");
         }

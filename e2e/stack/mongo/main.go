@@ -1,5 +1,6 @@
 // A server that speaks MongoDB's protocol: FerretDB over SQLite, at the address of its first argument, with its data in
-// the folder of the second. It has no time-series collections.
+// the folder of the second. With a third one, it speaks TLS, by tls.crt and tls.key of that folder. It has no time-series
+// collections.
 package main
 
 import (
@@ -13,8 +14,16 @@ import (
 )
 
 func main() {
+	listener := ferretdb.ListenerConfig{TCP: os.Args[1]}
+	if len(os.Args) > 3 {
+		listener = ferretdb.ListenerConfig{
+			TLS:         os.Args[1],
+			TLSCertFile: os.Args[3] + "/tls.crt",
+			TLSKeyFile:  os.Args[3] + "/tls.key",
+		}
+	}
 	f, err := ferretdb.New(&ferretdb.Config{
-		Listener:  ferretdb.ListenerConfig{TCP: os.Args[1]},
+		Listener:  listener,
 		Handler:   "sqlite",
 		SQLiteURL: "file:" + os.Args[2] + "/",
 	})

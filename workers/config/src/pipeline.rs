@@ -10,6 +10,7 @@ use corrente_crds::{
     common::KafkaCluster,
     pipeline::{Batch, ColumnType},
     sinks::{AmqpSink, CassandraSink, InfluxdbSink, MongodbSink, MqttSink},
+    tables::SslMode,
 };
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +62,9 @@ pub enum SinkConfig {
     /// PostgreSQL, with TimescaleDB or without.
     #[serde(rename_all = "camelCase")]
     Postgres {
-        /// The file that holds the connection URL: a Secret's key, mounted.
-        url_file: PathBuf,
+        /// The way to the database.
+        #[serde(flatten)]
+        connection: PostgresConnection,
         /// The schema.
         schema: String,
         /// The table.
@@ -90,6 +92,23 @@ pub enum SinkConfig {
         /// The table.
         table: String,
     },
+}
+
+/// The way to a PostgreSQL: files that Secrets are mounted as, read at each connect.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PostgresConnection {
+    /// The file that holds the connection URL.
+    pub url_file: PathBuf,
+    /// Whether the connection is in TLS, and what is looked at then, where the resource says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssl_mode: Option<SslMode>,
+    /// The file with the authorities that the server's certificate must come from, in PEM form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// The folder with `tls.crt` and `tls.key`, which are shown to the server, in PEM form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<PathBuf>,
 }
 
 /// How a hypertable is made.

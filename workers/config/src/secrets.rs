@@ -93,6 +93,12 @@ impl Secrets {
         self.root.join("sink/ca")
     }
 
+    /// The folder of the sink's `clientCertificateSecret`: `tls.crt` and `tls.key`.
+    #[must_use]
+    pub fn sink_client(&self) -> PathBuf {
+        self.root.join("sink/client")
+    }
+
     /// The folder of the sink's `credentialsSecret`: `username` and `password`, or `token`.
     #[must_use]
     pub fn sink_auth(&self) -> PathBuf {
@@ -116,6 +122,7 @@ mod tests {
             (secrets.registry_auth(), "/etc/corrente/registry/auth"),
             (secrets.sink_url(), crate::report::SINK_URL_PATH),
             (secrets.sink_ca(), "/etc/corrente/sink/ca"),
+            (secrets.sink_client(), "/etc/corrente/sink/client"),
             (secrets.sink_auth(), "/etc/corrente/sink/auth"),
         ];
         for (path, expected) in paths {

@@ -13,7 +13,7 @@ use corrente_config::{
     EndpointAddress,
     conflict::{Claim, Owner, conflicts},
     hash,
-    pipeline::SinkConfig,
+    pipeline::{PostgresConnection, SinkConfig},
     report::SINK_URL_PATH,
     resolve::{resolve_pipeline, resolve_poller},
     tables::TablesConfig,
@@ -22,6 +22,7 @@ use corrente_crds::{
     MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec,
     output::Format,
     pipeline::ColumnType::{self, Bigint, Boolean, Float8, Numeric, Text},
+    tables::SslMode,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -270,7 +271,7 @@ fn a_pipeline_is_told_where_and_what() {
     let config = resolve_pipeline("ns", "site", &pipeline(json!([])), &[], &profiles()).unwrap();
     assert_eq!(config.group, "corrente.ns.site");
     let SinkConfig::Postgres {
-        url_file,
+        connection,
         schema,
         table,
         hypertable,
@@ -280,11 +281,38 @@ fn a_pipeline_is_told_where_and_what() {
         panic!("not PostgreSQL");
     };
     assert_eq!(
-        (url_file.to_str(), schema.as_str(), table.as_str()),
-        (Some(SINK_URL_PATH), "public", "readings")
+        (connection, schema.as_str(), table.as_str()),
+        (
+            PostgresConnection {
+                url_file: SINK_URL_PATH.into(),
+                ..PostgresConnection::default()
+            },
+            "public",
+            "readings"
+        )
     );
     assert_eq!(hypertable.unwrap().chunk_interval_millis, Some(3_600_000));
     assert_eq!(*tables, TablesConfig::default());
+}
+
+#[test]
+fn a_pipeline_is_told_where_the_certificates_of_its_database_are() {
+    let mut spec = pipeline(json!([]));
+    let table = &mut spec.sink.timescaledb.as_mut().unwrap().table;
+    table.ssl_mode = Some(SslMode::VerifyCa);
+    table.ca_secret = Some("database-ca".to_owned());
+    table.client_certificate_secret = Some("corrente-client".to_owned());
+    let config = resolve_pipeline("ns", "site", &spec, &[], &profiles()).unwrap();
+    let written = serde_json::to_value(&config.sink).unwrap();
+    let postgres = &written["postgres"];
+    assert_eq!(postgres["urlFile"], SINK_URL_PATH);
+    assert_eq!(postgres["sslMode"], "verify-ca");
+    assert_eq!(postgres["caFile"], "/etc/corrente/sink/ca/ca.crt");
+    assert_eq!(postgres["clientCertificate"], "/etc/corrente/sink/client");
+    assert_eq!(
+        serde_json::from_value::<SinkConfig>(written).unwrap(),
+        config.sink
+    );
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn alerts(
     settings: &Settings,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Vec<AbortOnDropHandle<()>>> {
-    let (Some(alerts), SinkConfig::Postgres { url_file, .. }) = (&config.alerts, &config.sink) else {
+    let (Some(alerts), SinkConfig::Postgres { connection, .. }) = (&config.alerts, &config.sink) else {
         return Ok(vec![]);
     };
     let pipeline = format!("{}/{}", config.namespace, config.name);
@@ -220,13 +220,13 @@ fn alerts(
     if let Some(topic) = &alerts.topic {
         let topic =
             Topic::new(settings.client_config(), topic).context("failed to make the producer of alerts")?;
-        let task = deliver(topic, url_file.clone(), pipeline.clone(), shutdown.clone());
+        let task = deliver(topic, connection.clone(), pipeline.clone(), shutdown.clone());
         tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
     if let Some(url) = &alerts.alertmanager {
         let task = deliver(
             Alertmanager::new(url),
-            url_file.clone(),
+            connection.clone(),
             pipeline,
             shutdown.clone(),
         );

@@ -11,7 +11,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use corrente_config::{PipelineConfig, pipeline::SinkConfig};
+use corrente_config::{
+    PipelineConfig,
+    pipeline::{PostgresConnection, SinkConfig},
+};
 use corrente_runtime::kafka::{Access, Settings};
 use futures::future::join_all;
 use rdkafka::{
@@ -64,7 +67,7 @@ impl ClientContext for Quiet {
 
 /// The worker's desk for dead letters.
 pub struct Desk {
-    url_file: std::path::PathBuf,
+    connection: PostgresConnection,
     pipeline: String,
     topic: Option<String>,
     retention_millis: Option<i64>,
@@ -86,7 +89,7 @@ impl Desk {
         sink: PostgresSink,
         state: Arc<PipelineState>,
     ) -> anyhow::Result<Option<Self>> {
-        let SinkConfig::Postgres { url_file, .. } = &config.sink else {
+        let SinkConfig::Postgres { connection, .. } = &config.sink else {
             return Ok(None);
         };
         let topic = config.once.dead_letter_topic.clone();
@@ -98,7 +101,7 @@ impl Desk {
             .map_err(|error| anyhow::anyhow!(access.explain_unusable(&error.to_string())))?;
         let retention = config.once.dead_letter_retention;
         Ok(Some(Self {
-            url_file: url_file.clone(),
+            connection: connection.clone(),
             pipeline: format!("{}/{}", config.namespace, config.name),
             topic,
             retention_millis: retention.map(|time| i64::try_from(time.as_millis()).unwrap_or(i64::MAX)),
@@ -122,7 +125,7 @@ impl Desk {
     /// Works for as long as the lock is held; returns at once where another worker holds it.
     async fn serve(&mut self) -> Result<(), String> {
         let application = format!("corrente-letters {}", self.pipeline);
-        let client = connect(&self.url_file, &application)
+        let client = connect(&self.connection, &application)
             .await
             .map_err(|error| error.to_string())?;
         let lock = "SELECT to_regclass('corrente.dead_letters_published') IS NOT NULL \

@@ -1,6 +1,6 @@
 //! A TelemetryPipeline and the MeterPollers behind its topics to what its worker is told.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use corrente_crds::{
     MeterPollerSpec, MeterProfileSpec, TelemetryPipelineSpec,
@@ -20,8 +20,8 @@ use super::{
 use crate::{
     PipelineConfig, Problem,
     conflict::brokers,
-    pipeline::{Hypertable, SinkConfig},
-    report::SINK_URL_PATH,
+    pipeline::{Hypertable, PostgresConnection, SinkConfig},
+    secrets::{CA_FILE, Secrets},
     tables::TablesConfig,
 };
 
@@ -207,8 +207,17 @@ fn others(sink: &Sink) -> [Option<SinkConfig>; 5] {
 }
 
 fn postgres(table: &PostgresTable, hypertable: Option<Hypertable>, tables: TablesConfig) -> SinkConfig {
+    let secrets = Secrets::default();
     SinkConfig::Postgres {
-        url_file: PathBuf::from(SINK_URL_PATH),
+        connection: PostgresConnection {
+            url_file: secrets.sink_url(),
+            ssl_mode: table.ssl_mode,
+            ca_file: table.ca_secret.as_ref().map(|_| secrets.sink_ca().join(CA_FILE)),
+            client_certificate: table
+                .client_certificate_secret
+                .as_ref()
+                .map(|_| secrets.sink_client()),
+        },
         schema: table.schema.clone(),
         table: table.table.clone(),
         hypertable,

@@ -4,8 +4,9 @@
 //! worker is telling is passed over, and what was told but not written down is told again, under the same id. An
 //! Alertmanager forgets what it does not hear of, so an alert that goes on is posted again each minute.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
+use corrente_config::pipeline::PostgresConnection;
 use corrente_record::Timestamp;
 use metrics::counter;
 use rdkafka::{
@@ -187,12 +188,12 @@ impl Channel for Alertmanager {
 /// Tells a pipeline's alerts until `shutdown`.
 pub async fn deliver<C: Channel>(
     mut channel: C,
-    url_file: PathBuf,
+    connection: PostgresConnection,
     pipeline: String,
     shutdown: CancellationToken,
 ) {
     let kind = channel.kind().as_str();
-    let mut outbox = Outbox::new(url_file, pipeline);
+    let mut outbox = Outbox::new(connection, pipeline);
     let mut pause = ROUND;
     let work = async {
         loop {

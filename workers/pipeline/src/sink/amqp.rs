@@ -6,17 +6,21 @@
 //! 3. The position moves on.
 //!
 //! A broker keeps no position: that is kept [`outside`](crate::sink::outside). A crash between 1 and 3 repeats
-//! messages, whose `message_id` is the record's name ([`crate::sink::record_id`]). There is no TLS yet: an
-//! address that requires it is refused.
+//! messages, whose `message_id` is the record's name ([`crate::sink::record_id`]).
+//!
+//! In TLS (`amqps://`) the driver gets a stream that is set up here, as those of the other sinks are.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use corrente_config::{PipelineConfig, Secrets, pipeline::SinkConfig};
 use corrente_crds::sinks::AmqpSink as AmqpSpec;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind, ExchangeKind,
     options::{BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions},
+    runtime::default_runtime,
+    tcp::{AMQPUriTcpExt as _, RustlsConnector},
     types::FieldTable,
+    uri::{AMQPScheme, AMQPUri},
 };
 
 use crate::{
@@ -26,6 +30,7 @@ use crate::{
         message::{Template, write_json},
         outside::{self, Offsets, SetAside},
         record_id::record_id,
+        tls::{Look, Trust},
     },
     transform::Chain,
 };
@@ -107,21 +112,52 @@ impl AmqpSink {
                 file.display()
             )
         })?;
-        let url = url.trim();
         // What is wrong with it is not quoted: it holds a password.
-        if !url.starts_with("amqp://") {
-            return Err(format!(
-                "the broker's address in {} cannot be used: write amqp://user:password@host:5672/vhost (there is no \
-                 TLS yet)",
+        let uri: AMQPUri = url.trim().parse().map_err(|_| {
+            format!(
+                "the broker's address in {} cannot be used: write amqps://user:password@host:5671/vhost, or amqp:// \
+                 without TLS, with %-escapes for special characters of the password",
                 file.display()
-            ));
-        }
-        let failed = |what: &str, error: lapin::Error| format!("failed to {what}: {error}");
+            )
+        })?;
+        let trust = Trust::of(&self.spec.tls.clone().unwrap_or_default(), &self.secrets);
+        let tls = match uri.scheme {
+            AMQPScheme::AMQPS => Some(RustlsConnector::from(trust.client_config(Look::Name)?)),
+            AMQPScheme::AMQP if self.spec.tls.is_some() => {
+                return Err(format!(
+                    "the broker's address in {} is one without TLS, and the sink names certificates: write amqps:// \
+                     there, or remove tls",
+                    file.display()
+                ));
+            }
+            AMQPScheme::AMQP => None,
+        };
+        let is_tls = tls.is_some();
+        let failed = |what: &str, error: lapin::Error| {
+            let reason = match error.kind() {
+                ErrorKind::IOError(io) if is_tls => of_tls(&trust, io),
+                _ => error.to_string(),
+            };
+            format!("failed to {what}: {reason}")
+        };
         let properties = ConnectionProperties::default()
             .with_connection_name(format!("corrente-pipeline {}", self.pipeline).into());
-        let connection = Connection::connect(url, properties)
+        let to_broker = |error| failed("connect to the AMQP broker", error);
+        let runtime = default_runtime().map_err(to_broker)?;
+        let connect = async move |mut uri: AMQPUri, runtime| {
+            uri.scheme = AMQPScheme::AMQP;
+            let plain = uri.connect_async(&runtime).await?;
+            Ok(match &tls {
+                None => plain,
+                Some(tls) => {
+                    let host = uri.authority.host.trim_matches(['[', ']']);
+                    plain.into_rustls(tls, host).await?
+                }
+            })
+        };
+        let connection = Connection::connector(uri, runtime, connect, properties)
             .await
-            .map_err(|error| failed("connect to the AMQP broker", error))?;
+            .map_err(to_broker)?;
         let channel = connection
             .create_channel()
             .await
@@ -170,6 +206,32 @@ impl AmqpSink {
             }
         }
         Ok(())
+    }
+}
+
+/// What an I/O error within TLS means.
+fn of_tls(trust: &Trust, error: &io::Error) -> String {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let explained = trust
+        .explain(error)
+        .or_else(|| trust.explain_text(&error.to_string()));
+    let ended = matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    );
+    match (explained, &trust.client) {
+        (Some(explained), _) => explained,
+        // In TLS 1.3 a server judges our certificate after we have begun to speak, and may end the connection before its
+        // reason has reached us.
+        (None, None) if ended => format!(
+            "the server ended the connection ({error}): if it wants to be shown a certificate, name its Secret in \
+             clientCertificateSecret"
+        ),
+        (None, Some(client)) if ended => format!(
+            "the server ended the connection ({error}): it may not accept the certificate in {}",
+            client.certificate.display()
+        ),
+        (None, _) => error.to_string(),
     }
 }
 

@@ -30,6 +30,8 @@ pub mod outside;
 pub mod postgres;
 pub mod record_id;
 pub mod sqlite;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 /// What the sink knows of a partition, at the time of the claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

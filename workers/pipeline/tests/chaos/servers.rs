@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::TcpListener,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -197,8 +198,20 @@ pub struct Database {
 
 impl Database {
     pub async fn start(folder: &Path) -> Self {
+        let mut database = Self::made(folder);
+        database.back().await;
+        let client = database.connect().await.unwrap();
+        client
+            .batch_execute("CREATE EXTENSION timescaledb")
+            .await
+            .unwrap();
+        database
+    }
+
+    /// One that was not started yet.
+    pub fn made(folder: &Path) -> Self {
         let port = free_port();
-        let mut database = Self {
+        let database = Self {
             folder: folder.to_owned(),
             rootfs: cache().join("postgres"),
             data: format!("/var/lib/postgresql/chaos-{port}"),
@@ -220,12 +233,6 @@ impl Database {
             done.status.success(),
             "failed to make the database's folder: {done:?}"
         );
-        database.back().await;
-        let client = database.connect().await.unwrap();
-        client
-            .batch_execute("CREATE EXTENSION timescaledb")
-            .await
-            .unwrap();
         database
     }
 
@@ -242,6 +249,24 @@ impl Database {
     /// A path in the database's own tree, as this process sees it.
     pub fn outside(&self, path: &str) -> PathBuf {
         self.rootfs.join(path.trim_start_matches('/'))
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Writes a file into its folder, for none but itself to read.
+    pub fn write(&self, name: &str, text: &str) {
+        let folder = self.outside(&self.data);
+        let (path, owner) = (folder.join(name), fs::metadata(&folder).unwrap());
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+
+    /// Has it read its files again.
+    pub fn reload(&self) {
+        self.process.as_ref().unwrap().signal("-HUP");
     }
 
     pub fn url(&self) -> String {

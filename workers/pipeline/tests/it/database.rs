@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use corrente_config::{
     PipelineConfig,
-    pipeline::{Hypertable, SinkConfig},
+    pipeline::{Hypertable, PostgresConnection, SinkConfig},
 };
 use corrente_pipeline::sink::postgres::PostgresSink;
 use tempfile::TempDir;
@@ -52,7 +52,10 @@ impl Database {
 
     pub fn config(&self, topic: &str, hypertable: Option<Hypertable>) -> PipelineConfig {
         let sink = SinkConfig::Postgres {
-            url_file: self.url_file(),
+            connection: PostgresConnection {
+                url_file: self.url_file(),
+                ..PostgresConnection::default()
+            },
             schema: self.schema.clone(),
             table: "readings".to_owned(),
             hypertable,

@@ -7,9 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod alerts;
+mod certificates;
 mod chaos;
 mod database;
 mod derived;
+mod encrypted;
 mod faults;
 mod guide;
 mod kafka;

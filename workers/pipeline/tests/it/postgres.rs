@@ -370,8 +370,8 @@ async fn the_url_may_come_late_and_may_be_mended() {
             "failed to connect to the database",
         ),
         (
-            "postgres://corrente:secret@127.0.0.1:1/x?sslmode=require",
-            "requires TLS",
+            "postgres://corrente:secret@127.0.0.1:1/x?sslmode=allow",
+            "write disable, prefer, require",
         ),
     ] {
         std::fs::write(db.url_file(), url).unwrap();

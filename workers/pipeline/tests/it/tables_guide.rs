@@ -17,7 +17,7 @@ fn pipeline(db: &Database) -> PipelineConfig {
     let mut config = guide::pipeline(GUIDE);
     (config.namespace, config.name) = ("test".to_owned(), db.pipeline.clone());
     let SinkConfig::Postgres {
-        url_file,
+        connection,
         schema,
         tables,
         ..
@@ -25,7 +25,7 @@ fn pipeline(db: &Database) -> PipelineConfig {
     else {
         panic!("not PostgreSQL");
     };
-    (*url_file, *schema) = (db.url_file(), db.schema.clone());
+    (connection.url_file, *schema) = (db.url_file(), db.schema.clone());
     tables.views.as_mut().unwrap().schema = format!("{}_bi", db.schema);
     config
 }

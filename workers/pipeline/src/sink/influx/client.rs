@@ -17,6 +17,7 @@ use ureq::{
 };
 
 use super::answer::{self, Answer};
+use crate::sink::tls::Trust;
 
 /// How long a write may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,6 +29,7 @@ pub struct Client {
     agent: Agent,
     url: String,
     authorization: Option<String>,
+    trust: Trust,
 }
 
 impl Client {
@@ -36,9 +38,11 @@ impl Client {
     /// # Errors
     /// Which file cannot be read, as a sentence.
     pub fn new(sink: &InfluxdbSink, secrets: &Secrets) -> Result<Self, String> {
-        let mut tls = TlsConfig::builder();
+        let (mut tls, mut trust) = (TlsConfig::builder(), Trust::default());
         if sink.ca_secret.is_some() {
-            tls = tls.root_certs(RootCerts::from(authorities(&secrets.sink_ca().join(CA_FILE))?));
+            let file = secrets.sink_ca().join(CA_FILE);
+            tls = tls.root_certs(RootCerts::from(authorities(&file)?));
+            trust.authorities = Some(file);
         }
         let config = Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
@@ -74,6 +78,7 @@ impl Client {
             agent: config.build().into(),
             url: address(sink),
             authorization,
+            trust,
         })
     }
 
@@ -87,7 +92,15 @@ impl Client {
         if let Some(authorization) = &self.authorization {
             post = post.header("authorization", authorization);
         }
-        let away = |error: ureq::Error| Answer::Failed(format!("InfluxDB cannot be reached: {error}"));
+        let away = |error: ureq::Error| {
+            let of_tls = match &error {
+                ureq::Error::Rustls(error) => self.trust.explain(error),
+                ureq::Error::Io(error) => self.trust.explain(error),
+                _ => None,
+            };
+            let reason = of_tls.unwrap_or_else(|| error.to_string());
+            Answer::Failed(format!("InfluxDB cannot be reached: {reason}"))
+        };
         match post.send(lines) {
             Err(error) => away(error),
             Ok(mut response) => {

@@ -25,7 +25,7 @@ use self::{ledger::Fence, rows::Shape};
 use crate::{
     batch::{Batch, DeadLetter, Place, Refusal, Row},
     fault::{Fault, FaultKind},
-    sink::{Claimed, Sink, SinkError, Stored, outside::SetAside, record_id::record_id},
+    sink::{Claimed, Sink, SinkError, Stored, outside::SetAside, record_id::record_id, tls::Trust},
     transform::Chain,
 };
 
@@ -98,7 +98,7 @@ impl MongoSink {
         match done {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(Failure::Sink(error))) => Err(error),
-            Ok(Err(Failure::Mongo(error))) => Err(fault(what, &error)),
+            Ok(Err(Failure::Mongo(error))) => Err(fault(what, &error, &self.shared.trust())),
             Err(_) => Err(SinkError::unreachable(format!(
                 "failed to {what}: MongoDB did not answer within {} s",
                 TIMEOUT.as_secs()
@@ -118,16 +118,19 @@ impl From<Error> for Failure {
     }
 }
 
-fn fault(what: &str, error: &Error) -> SinkError {
+fn fault(what: &str, error: &Error, trust: &Trust) -> SinkError {
     let kind = match &*error.kind {
         ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. } => {
             FaultKind::Unreachable
         }
         _ => FaultKind::Other,
     };
+    let said = error.to_string();
+    // The driver hands on no error of TLS, but a text of all that it knows of the servers.
+    let reason = trust.explain_text(&said).unwrap_or(said);
     SinkError::Fault(Fault {
         kind,
-        reason: format!("failed to {what}: {error}"),
+        reason: format!("failed to {what}: {reason}"),
     })
 }
 
@@ -157,11 +160,15 @@ async fn connect(shared: &Shared) -> Result<Session, Failure> {
             .journal(true)
             .build()
     });
-    if shared.sink.ca_secret.is_some() {
-        let authorities = shared.secrets.sink_ca().join(CA_FILE);
-        options.tls = Some(Tls::Enabled(
-            TlsOptions::builder().ca_file_path(authorities).build(),
-        ));
+    if let Some(authorities) = shared.trust().authorities {
+        // Besides what the address says of a certificate of ours; and whoever names authorities wants them looked at.
+        let mut tls = match options.tls.take() {
+            Some(Tls::Enabled(tls)) => tls,
+            _ => TlsOptions::default(),
+        };
+        tls.ca_file_path = Some(authorities);
+        tls.allow_invalid_certificates = Some(false);
+        options.tls = Some(Tls::Enabled(tls));
     }
     let database = Client::with_options(options)?.database(&shared.sink.database);
     let shape = rows::ensure(&database, &shared.sink.collection, shared.sink.time_series).await?;
@@ -169,6 +176,14 @@ async fn connect(shared: &Shared) -> Result<Session, Failure> {
 }
 
 impl Shared {
+    fn trust(&self) -> Trust {
+        let authorities = self.sink.ca_secret.as_ref();
+        Trust {
+            authorities: authorities.map(|_| self.secrets.sink_ca().join(CA_FILE)),
+            client: None,
+        }
+    }
+
     async fn store(&self, session: &Session, batch: &Batch) -> Result<Stored, Failure> {
         let fenced = |reason| Failure::Sink(SinkError::Fenced(reason));
         let mut doubtful = false;

@@ -18,7 +18,7 @@ use std::{
 
 use corrente_config::{
     Secrets,
-    secrets::{CA_FILE, PASSWORD_FILE, USERNAME_FILE},
+    secrets::{PASSWORD_FILE, USERNAME_FILE},
 };
 use corrente_crds::sinks::MqttSink as MqttSpec;
 use rumqttc::{
@@ -31,10 +31,8 @@ use rumqttc::{
         },
     },
 };
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
+
+use crate::sink::tls::{Look, Trust};
 
 /// Most messages that are on their way at a time.
 const IN_FLIGHT: u16 = 100;
@@ -134,9 +132,9 @@ impl Session {
                 read(&folder.join(PASSWORD_FILE))?,
             );
         }
-        if let Some(tls) = &spec.tls {
-            let authorities = tls.ca_secret.as_ref().map(|_| secrets.sink_ca().join(CA_FILE));
-            let config = client_config(authorities.as_deref())?;
+        let trust = spec.tls.as_ref().map(|tls| Trust::of(tls, secrets));
+        if let Some(trust) = &trust {
+            let config = trust.client_config(Look::Name)?;
             options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(
                 config,
             ))));
@@ -151,7 +149,15 @@ impl Session {
             match session.events.poll().await {
                 Ok(Event::Incoming(Incoming::ConnAck(_))) => return Ok(session),
                 Ok(_) => {}
-                Err(error) => return Err(format!("the MQTT broker cannot be reached: {error}")),
+                Err(error) => {
+                    let said = error.to_string();
+                    // What comes after the handshake, such as an alert for want of a certificate, the client has as a text.
+                    let of_tls = trust
+                        .as_ref()
+                        .and_then(|trust| trust.explain(&error).or_else(|| trust.explain_text(&said)));
+                    let reason = of_tls.unwrap_or(said);
+                    return Err(format!("the MQTT broker cannot be reached: {reason}"));
+                }
             }
         }
     }
@@ -229,26 +235,4 @@ fn read(path: &Path) -> Result<String, String> {
     let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
     // Editors and `echo` end a file with a newline.
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// TLS that trusts the authorities in a file, or Mozilla's.
-fn client_config(authorities: Option<&Path>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        None => {
-            roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
-        }
-        Some(path) => {
-            let pem = fs::read(path).map_err(|error| unreadable(path, &error))?;
-            let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
-            if roots.add_parsable_certificates(certificates).0 == 0 {
-                return Err(format!("{} holds no certificate in PEM form", path.display()));
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("failed to set up TLS: {error}"))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

@@ -3,9 +3,11 @@
 //! The codes are those of PostgreSQL's documentation, Appendix A. Whatever it is, the batch is tried again; see
 //! [`crate::fault`] for how soon.
 
+use std::error::Error as _;
+
 use tokio_postgres::Error;
 
-use super::session::describe;
+use super::{address::Address, session::describe};
 use crate::{
     fault::{Fault, FaultKind},
     sink::SinkError,
@@ -14,6 +16,44 @@ use crate::{
 /// Makes an error of the database one that is tried again. `what` completes "failed to".
 pub fn failed(what: &str) -> impl Fn(Error) -> SinkError {
     move |error| SinkError::Fault(explain(what, &error))
+}
+
+/// The fault behind a connect that did not come about.
+pub fn of_connect(error: &Error, address: &Address) -> SinkError {
+    let what = "connect to the database";
+    let unreachable = |reason: String| SinkError::unreachable(format!("failed to {what} in TLS: {reason}"));
+    if let Some(reason) = address.trust.explain(error) {
+        return unreachable(reason);
+    }
+    // The client's own words, for which it has no type.
+    if error
+        .source()
+        .is_some_and(|source| source.to_string() == "server does not support TLS")
+    {
+        return unreachable(
+            "the server has none: turn ssl on there, or write sslMode: disable or prefer to do without"
+                .to_owned(),
+        );
+    }
+    let mut fault = explain(what, error);
+    if let Some(db) = error.as_db_error().filter(|db| db.code().code() == "28000") {
+        fault.reason.push_str(of_encryption(db.message()));
+    }
+    SinkError::Fault(fault)
+}
+
+/// What to change where the server lets a user in with TLS, without it or with a certificate only. Its sentence says
+/// which, where it speaks English.
+fn of_encryption(message: &str) -> &'static str {
+    if message.contains("no encryption") || message.contains("SSL off") {
+        ". It may let this user in in TLS only: write sslMode: verify-full, with the server's authorities in caSecret"
+    } else if message.contains("SSL encryption") || message.contains("SSL on") {
+        ". It may let this user in without TLS only: add a line of hostssl to its pg_hba.conf, or write sslMode: disable"
+    } else if message.contains("certificate") {
+        ". It wants to be shown a certificate of this user: name its Secret in clientCertificateSecret"
+    } else {
+        ""
+    }
 }
 
 /// The fault behind an error. `what` completes "failed to".
@@ -102,5 +142,22 @@ mod tests {
             assert!(found == kind && hint.contains(says), "{code:?}: {found:?}{hint}");
         }
         assert_eq!(meaning(Some("42P01")), (FaultKind::Other, ""));
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_told_how_to_come() {
+        let to = "no pg_hba.conf entry for host \"10.0.0.1\", user \"u\", database \"d\"";
+        for (message, says) in [
+            (format!("{to}, no encryption"), "in TLS only"),
+            (format!("{to}, SSL off"), "in TLS only"),
+            (format!("{to}, SSL encryption"), "without TLS only"),
+            (
+                "connection requires a valid client certificate".to_owned(),
+                "clientCertificateSecret",
+            ),
+        ] {
+            assert!(of_encryption(&message).contains(says), "{message}");
+        }
+        assert_eq!(of_encryption("role \"u\" is not permitted to log in"), "");
     }
 }

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use corrente_config::pipeline::PostgresConnection;
 use corrente_runtime::broker::{Incoming, Messages, TopicPartition};
 use tokio_postgres::{Client, Error, Row, Transaction, types::ToSql};
 
@@ -159,7 +160,8 @@ impl Filter {
 /// # Errors
 /// A sentence without the URL, which holds a password.
 pub async fn connect(url: &str) -> Result<Client, String> {
-    session::connect_to(url, "the database's URL", "corrente dead-letters")
+    let besides = PostgresConnection::default();
+    session::connect_to(url, "the database's URL", "corrente dead-letters", &besides)
         .await
         .map_err(|error| error.to_string())
 }

@@ -18,12 +18,14 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use corrente_config::{PipelineConfig, pipeline::SinkConfig};
+use corrente_config::{
+    PipelineConfig,
+    pipeline::{PostgresConnection, SinkConfig},
+};
 use corrente_crds::tables::{Layout as Shape, PartitionBy};
 use corrente_record::Timestamp;
 use tokio::sync::Notify;
@@ -50,6 +52,7 @@ use crate::{
     transform::Chain,
 };
 
+pub mod address;
 mod alerts;
 pub mod beside;
 pub mod care;
@@ -89,7 +92,7 @@ pub struct PostgresSink {
 
 /// What the writers of a sink have in common.
 struct Shared {
-    url_file: PathBuf,
+    connection: PostgresConnection,
     pipeline: String,
     table: Table,
     /// Set where the table is narrow.
@@ -155,13 +158,13 @@ impl PostgresSink {
     /// The sink of a pipeline; `None` where the configuration names another kind.
     #[must_use]
     pub fn new(config: &PipelineConfig) -> Option<Self> {
-        let (url_file, table) = Self::table_of(config)?;
+        let (connection, table) = Self::table_of(config)?;
         let narrow = (table.tables.layout == Shape::Narrow).then(|| Narrow {
             declared: table.declared.clone(),
             labels: table.tables.labels.clone(),
         });
         Some(Self::of(Arc::new(Shared {
-            url_file,
+            connection,
             pipeline: format!("{}/{}", config.namespace, config.name),
             table,
             narrow: narrow.map(Arc::new),
@@ -177,16 +180,16 @@ impl PostgresSink {
         let application = format!("corrente-pipeline {}", shared.pipeline);
         Self {
             beside: beside::of(&shared.config),
-            watch: Arc::new(Watch::new(shared.url_file.clone(), application)),
+            watch: Arc::new(Watch::new(shared.connection.clone(), application)),
             shared,
             session: None,
         }
     }
 
-    /// Where the URL is, and the table; `None` where the configuration names another kind of sink.
-    fn table_of(config: &PipelineConfig) -> Option<(PathBuf, Table)> {
+    /// The way to the database, and the table; `None` where the configuration names another kind of sink.
+    fn table_of(config: &PipelineConfig) -> Option<(PostgresConnection, Table)> {
         let SinkConfig::Postgres {
-            url_file,
+            connection,
             schema,
             table,
             hypertable,
@@ -202,7 +205,7 @@ impl PostgresSink {
             declared: config.columns.clone(),
             tables: (**tables).clone(),
         };
-        Some((url_file.clone(), table))
+        Some((connection.clone(), table))
     }
 
     /// The connection there is, or a new one.
@@ -641,7 +644,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_may_be_long_but_not_stand_still() {
         let (limit, answered) = (Duration::from_millis(30), Notify::new());
-        let watch = Watch::new(PathBuf::new(), String::new());
+        let watch = Watch::new(PostgresConnection::default(), String::new());
         let long = bounded(limit, &answered, &watch, async {
             for _ in 0..5 {
                 tokio::time::sleep(limit * 2 / 3).await;

@@ -1,7 +1,8 @@
 //! Alerts that were not told yet, taken from the database and marked there when they are.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::time::SystemTime;
 
+use corrente_config::pipeline::PostgresConnection;
 use corrente_record::Timestamp;
 use tokio_postgres::{Client, Error, Row};
 
@@ -20,7 +21,7 @@ const MOST: usize = 200;
 
 /// The alerts of a pipeline.
 pub struct Outbox {
-    url_file: PathBuf,
+    connection: PostgresConnection,
     pipeline: String,
     client: Option<Client>,
 }
@@ -35,11 +36,11 @@ const UNPOSTED: &str = "ended_at IS NULL AND (posted_at IS NULL OR posted_at < n
                         OR ended_at IS NOT NULL AND NOT posted_end";
 
 impl Outbox {
-    /// The alerts of a pipeline, in the database whose URL is in a file.
+    /// The alerts of a pipeline, in the database that `connection` leads to.
     #[must_use]
-    pub fn new(url_file: PathBuf, pipeline: String) -> Self {
+    pub fn new(connection: PostgresConnection, pipeline: String) -> Self {
         Self {
-            url_file,
+            connection,
             pipeline,
             client: None,
         }
@@ -54,7 +55,7 @@ impl Outbox {
             Some(client) => client,
             None => {
                 let application = format!("corrente-alerts {}", self.pipeline);
-                let mut client = session::connect(&self.url_file, &application)
+                let mut client = session::connect(&self.connection, &application)
                     .await
                     .map_err(|error| error.to_string())?;
                 alerts::create(&mut client).await.map_err(failed)?;

@@ -1,14 +1,28 @@
 //! A connection to PostgreSQL and its settings.
 //!
-//! The URL is read from its file at each connect, because the file may appear late and its Secret may
-//! change. Both ends probe the connection, so that neither waits for hours for one that vanished: a worker
-//! that is cut off holds its rows for seconds. There is no TLS yet: a URL that requires it is refused.
+//! 1. The URL is read from its file at each connect, and the certificates from theirs, because a file may appear late
+//!    and its Secret may change.
+//! 2. The connection is made in TLS or without, as [`Address`] says. `prefer` does without where TLS does not come
+//!    about, as libpq has it.
+//! 3. Both ends probe the connection, so that neither waits for hours for one that vanished: a worker that is cut off
+//!    holds its rows for seconds.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
-use tokio_postgres::{Client, Config, Error, GenericClient, NoTls, Statement, config::SslMode};
+use corrente_config::pipeline::PostgresConnection;
+use corrente_crds::tables::SslMode;
+use tokio_postgres::{
+    Client, Config, Error, GenericClient, NoTls, Socket, Statement,
+    config::{SslMode as Ssl, SslNegotiation},
+    error::SqlState,
+    tls::MakeTlsConnect,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::fault::failed;
+use super::{
+    address::Address,
+    fault::{failed, of_connect},
+};
 use crate::sink::SinkError;
 
 /// The longest a connect may take, per address.
@@ -31,38 +45,38 @@ const SETTINGS: &str = "
     SET tcp_user_timeout = 15000;
 ";
 
-/// Connects with the URL in `url_file`.
+/// What a server that speaks TLS at once is told to speak within it.
+const ALPN: &[u8] = b"postgresql";
+
+/// Connects.
 ///
 /// # Errors
 /// A sentence without the URL, which holds a password.
-pub async fn connect(url_file: &Path, application: &str) -> Result<Client, SinkError> {
-    let file = url_file.display();
+pub async fn connect(connection: &PostgresConnection, application: &str) -> Result<Client, SinkError> {
+    let file = connection.url_file.display();
     let retry = |reason: String| SinkError::Retry(reason);
-    let url = tokio::fs::read_to_string(url_file)
+    let url = tokio::fs::read_to_string(&connection.url_file)
         .await
         .map_err(|error| retry(format!("failed to read the database's URL from {file}: {error}")))?;
-    connect_to(&url, &format!("the database's URL in {file}"), application).await
+    let name = format!("the database's URL in {file}");
+    connect_to(&url, &name, application, connection).await
 }
 
-/// Connects with a URL, which is called `name` in sentences.
+/// Connects with a URL, which is called `name` in sentences, and with what `connection` says besides.
 ///
 /// # Errors
 /// As for [`connect`].
-pub async fn connect_to(url: &str, name: &str, application: &str) -> Result<Client, SinkError> {
+pub async fn connect_to(
+    url: &str,
+    name: &str,
+    application: &str,
+    connection: &PostgresConnection,
+) -> Result<Client, SinkError> {
     let retry = |reason: String| SinkError::Retry(reason);
-    let mut config: Config = url.trim().parse().map_err(|_| {
-        retry(format!(
-            "{name} cannot be read: write postgres://user:password@host:5432/database, \
-             with %-escapes for special characters of the password"
-        ))
-    })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(retry(format!(
-            "{name} requires TLS, which the worker does not speak yet"
-        )));
-    }
+    let mut address = Address::read(url, connection).map_err(|error| retry(format!("{name} {error}")))?;
     // The server keeps 63 bytes of it.
-    config
+    address
+        .config
         .application_name(application.chars().take(60).collect::<String>())
         .connect_timeout(CONNECT)
         .keepalives_idle(Duration::from_secs(5))
@@ -71,16 +85,7 @@ pub async fn connect_to(url: &str, name: &str, application: &str) -> Result<Clie
         .tcp_user_timeout(Duration::from_secs(15));
     // The connect's own bound ends with the first packet; what takes it may never answer.
     let connected = tokio::time::timeout(GREETING, async {
-        let (client, connection) = config
-            .connect(NoTls)
-            .await
-            .map_err(failed("connect to the database"))?;
-        // Ends by itself when the client is dropped.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = describe(&error), "the connection ended");
-            }
-        });
+        let client = open(&address).await?;
         client
             .batch_execute(SETTINGS)
             .await
@@ -94,6 +99,54 @@ pub async fn connect_to(url: &str, name: &str, application: &str) -> Result<Clie
             GREETING.as_secs()
         )))
     })
+}
+
+/// Connects in TLS or without.
+async fn open(address: &Address) -> Result<Client, SinkError> {
+    let Address { config, mode, trust } = address;
+    if *mode == SslMode::Disable {
+        return start(config, NoTls)
+            .await
+            .map_err(|error| of_connect(&error, address));
+    }
+    let mut tls = trust
+        .client_config(address.look())
+        .map_err(|reason| SinkError::Retry(format!("failed to connect to the database in TLS: {reason}")))?;
+    if config.get_ssl_negotiation() == SslNegotiation::Direct {
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+    }
+    let error = match start(config, MakeRustlsConnect::new(tls)).await {
+        Ok(client) => return Ok(client),
+        Err(error) => error,
+    };
+    // Whether the server let nobody in in TLS, or TLS did not come about.
+    let of_tls = trust.explain(&error).is_some()
+        || error
+            .code()
+            .is_some_and(|code| *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    if *mode == SslMode::Prefer && of_tls {
+        let mut plain = config.clone();
+        plain.ssl_mode(Ssl::Disable);
+        if let Ok(client) = start(&plain, NoTls).await {
+            return Ok(client);
+        }
+    }
+    Err(of_connect(&error, address))
+}
+
+/// Connects, and leaves the connection to a task that ends when the client is dropped.
+async fn start<T>(config: &Config, tls: T) -> Result<Client, Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = describe(&error), "the connection ended");
+        }
+    });
+    Ok(client)
 }
 
 /// Makes tables of the schema `corrente`; where `sql` says IF NOT EXISTS, those that are missing.

@@ -12,11 +12,11 @@
 //! connection ends it first.
 
 use std::{
-    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use corrente_config::pipeline::PostgresConnection;
 use tokio_postgres::{Client, Error};
 
 use super::{fault::failed, session};
@@ -34,17 +34,17 @@ struct Backend {
 
 /// Makes connections, one after the other, and looks after the last one.
 pub struct Watch {
-    url_file: PathBuf,
+    connection: PostgresConnection,
     application: String,
     backend: Mutex<Option<Backend>>,
 }
 
 impl Watch {
-    /// Of connections to the database whose URL is in the file.
+    /// Of connections to the database that `connection` leads to.
     #[must_use]
-    pub fn new(url_file: PathBuf, application: String) -> Self {
+    pub fn new(connection: PostgresConnection, application: String) -> Self {
         Self {
-            url_file,
+            connection,
             application,
             backend: Mutex::default(),
         }
@@ -59,7 +59,7 @@ impl Watch {
     /// # Errors
     /// As for [`session::connect`].
     pub async fn connect(&self) -> Result<Client, SinkError> {
-        let client = session::connect(&self.url_file, &self.application).await?;
+        let client = session::connect(&self.connection, &self.application).await?;
         let before = self.backend().clone();
         let backend = exchange(&client, before.as_ref()).await;
         let backend = backend.map_err(failed("end the connection before"))?;
@@ -97,7 +97,7 @@ impl Watch {
     }
 
     async fn look(&self, backend: &Backend) -> Result<State, SinkError> {
-        let client = session::connect(&self.url_file, &self.application).await?;
+        let client = session::connect(&self.connection, &self.application).await?;
         let state = state(&client, backend).await;
         state.map_err(failed("look after the connection"))
     }

@@ -25,10 +25,10 @@ use crate::support::{Worker, config, producer, record, send, wait};
 
 /// What is kept outside of the sink, in memory.
 #[derive(Clone, Default)]
-struct Outside(Arc<Mutex<Kept>>);
+pub struct Outside(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
-struct Kept {
+pub struct Kept {
     offsets: BTreeMap<TopicPartition, Position>,
     letters: BTreeMap<i64, String>,
 }

@@ -2,6 +2,7 @@
 
 mod cassandra;
 mod contract;
+mod encrypted;
 mod fenced;
 mod influx;
 mod letters;

@@ -102,11 +102,11 @@ impl Upkeep {
     /// The upkeep of a pipeline that stores in PostgreSQL; `None` for another.
     #[must_use]
     pub fn new(config: &PipelineConfig) -> Option<Self> {
-        let (url_file, table) = PostgresSink::table_of(config)?;
+        let (connection, table) = PostgresSink::table_of(config)?;
         let windows = || config.derived.iter().flat_map(|derived| &derived.windows);
         let pipeline = format!("{}/{}", config.namespace, config.name);
         Some(Self {
-            watch: Arc::new(Watch::new(url_file, format!("corrente-upkeep {pipeline}"))),
+            watch: Arc::new(Watch::new(connection, format!("corrente-upkeep {pipeline}"))),
             pipeline,
             table,
             windows: windows().map(|windows| windows.table.clone()).collect(),
