@@ -5,7 +5,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Duration,
+    Duration, Retention,
     common::{FIELD_NAME, FIELD_NAME_LENGTH},
     duration::{DIVIDES_A_DAY, DIVIDES_A_DAY_MESSAGE},
 };
@@ -61,6 +61,9 @@ pub struct Windows {
     /// does, the completeness is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_every: Option<Duration>,
+    /// How long windows are kept, after their end; for ever where it is not given. They may outlive the readings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
 }
 
 /// A counter: a metric that rises, rolls over, and may be reset.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use corrente_crds::Retention;
 use corrente_record::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,9 @@ pub struct WindowsConfig {
     /// How often every meter is expected to be read, in milliseconds, where it is said here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_every_millis: Option<u64>,
+    /// How long its rows are kept, after the end of their windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
 }
 
 /// A counter.

@@ -78,6 +78,7 @@ pub(super) fn derived(
             interval_millis: window.interval.as_millis(),
             metrics: window.metrics.clone(),
             expected_every_millis: window.expected_every.map(|every| every.as_millis()),
+            retention: window.retention,
         });
     }
     let counters = counters(derived, fields, problems);

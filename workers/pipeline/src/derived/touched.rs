@@ -131,6 +131,7 @@ mod tests {
                 interval_millis: 900_000,
                 metrics: vec!["energy".to_owned()],
                 expected_every_millis: None,
+                retention: None,
             }],
             ..DerivedConfig::default()
         })

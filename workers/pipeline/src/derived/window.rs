@@ -337,6 +337,7 @@ mod tests {
             interval_millis: interval as u64,
             metrics: vec!["energy".to_owned(), "power".to_owned()],
             expected_every_millis: None,
+            retention: None,
         };
         Plan::new(&DerivedConfig {
             windows: vec![table("quarters", QUARTER), table("hours", 4 * QUARTER)],

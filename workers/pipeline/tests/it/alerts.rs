@@ -11,6 +11,7 @@ use std::{
 use corrente_config::{
     PipelineConfig,
     alerts::{AlertsConfig, Side, ThresholdConfig},
+    pipeline::SinkConfig,
 };
 use corrente_record::Timestamp;
 use rdkafka::{
@@ -25,6 +26,7 @@ use crate::{
     derived::Partition,
     support::{unique, wait},
     topic::{Topic, servers},
+    upkeep::round,
 };
 
 fn config(db: &Database, topic: &str) -> PipelineConfig {
@@ -120,6 +122,38 @@ async fn an_alert_that_began_under_an_old_name_ends_under_the_new_one() {
     let expected = format!("{name}/Overvoltage/m/2026-11-20T22:00:00.000Z|{name}-renamed|22:03");
     assert_eq!(db.text(&sql).await, expected);
     db.forget(&new.name).await;
+    db.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn alerts_are_kept_as_long_as_the_readings_they_tell_of() {
+    let db = Database::new().await;
+    let mut config = config(&db, "t");
+    let SinkConfig::Postgres { tables, .. } = &mut config.sink else {
+        panic!("not PostgreSQL");
+    };
+    tables.retention = Some("30d".parse().unwrap());
+    let from: Timestamp = "2026-11-20T22:00:00Z".parse().unwrap();
+    let of = |meter, minute, voltage| record(meter, from, minute, voltage);
+    let mut partition = Partition::claim(&db, &config, 0).await;
+    partition
+        .store(&[
+            of("m", 0, 260.0),
+            of("n", 0, 260.0),
+            of("m", 1, 260.0),
+            of("n", 1, 260.0),
+            of("m", 3, 240.0),
+        ])
+        .await;
+    let sql = format!(
+        "SELECT meter FROM corrente.alerts WHERE pipeline = 'test/{}' ORDER BY 1",
+        db.pipeline
+    );
+    round(&config, "2026-12-20T22:02:00Z").await;
+    assert_eq!(db.text(&sql).await, "m,n");
+    round(&config, "2026-12-20T22:04:00Z").await;
+    assert_eq!(db.text(&sql).await, "n", "one that lasts is not over");
     db.drop().await;
 }
 

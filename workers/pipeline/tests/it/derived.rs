@@ -106,6 +106,7 @@ fn config(db: &Database) -> PipelineConfig {
         interval_millis: minutes * 60_000,
         metrics: metrics.iter().map(|&metric| metric.to_owned()).collect(),
         expected_every_millis: None,
+        retention: None,
     };
     let mut config = db.config("t", None);
     config.columns = BTreeMap::from([
@@ -488,4 +489,36 @@ async fn windows_that_are_added_later_are_made_of_what_was_there() {
             db.drop().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn windows_go_when_their_time_is_over() {
+    let db = Database::new().await;
+    let mut config = config(&db);
+    config.derived.as_mut().unwrap().windows[0].retention = Some("1d".parse().unwrap());
+    let mut partition = Partition::claim(&db, &config, 0).await;
+    let power = |minute| {
+        record(
+            "m",
+            minute,
+            0,
+            r#","quality":"good","energy":1,"power":2,"serial":"S""#,
+        )
+    };
+    partition.store(&[power(5), power(25), power(45)]).await;
+    round(&config, "2026-11-20T12:00:00Z").await;
+    // A day after the end of the second quarter.
+    let last = round(&config, "2026-11-21T00:30:00Z").await;
+    assert_eq!(last.notices, Vec::<String>::new());
+    let ends = async |table: &str| {
+        let sql = format!(
+            "SELECT DISTINCT to_char(window_end AT TIME ZONE 'UTC', 'HH24:MI') AS at FROM {}.{table} ORDER BY 1",
+            db.schema
+        );
+        db.text(&sql).await
+    };
+    assert_eq!(ends("readings_15min").await, "00:45");
+    assert_eq!(ends("readings_hour").await, "01:00", "kept for ever");
+    db.drop().await;
 }

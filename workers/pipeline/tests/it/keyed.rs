@@ -244,6 +244,7 @@ async fn what_is_kept_beside_the_rows_knows_of_those_that_the_table_took_alone()
                 interval_millis: 3_600_000,
                 metrics: vec!["voltage".to_owned()],
                 expected_every_millis: None,
+                retention: None,
             }],
             ..DerivedConfig::default()
         });

@@ -22,7 +22,7 @@ use tokio_postgres::{Client, Error};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    PostgresSink,
+    PostgresSink, alerts,
     derived::{self, Derived},
     layout::Layout,
     ledger,
@@ -76,6 +76,9 @@ pub struct Upkeep {
     table: Table,
     /// The tables of windows, and those of them whose windows are of 15 minutes.
     windows: Vec<String>,
+    /// Those of them that are not kept for ever.
+    kept: Vec<(String, Retention)>,
+    watches: bool,
     derived: Option<Derived>,
     renamed_from: Option<String>,
     demand: Vec<String>,
@@ -110,6 +113,10 @@ impl Upkeep {
             pipeline,
             table,
             windows: windows().map(|windows| windows.table.clone()).collect(),
+            kept: windows()
+                .filter_map(|windows| Some((windows.table.clone(), windows.retention?)))
+                .collect(),
+            watches: config.alerts.is_some(),
             derived: Derived::new(config),
             renamed_from: config.once.renamed_from.clone(),
             demand: windows()
@@ -190,6 +197,9 @@ impl Upkeep {
         ledger::create(&mut client).await.map_err(failed)?;
         let all = [rollups::TABLES, completeness::TABLES, views::TABLES].concat();
         make_tables(&mut client, &all).await.map_err(failed)?;
+        if self.watches {
+            alerts::create(&mut client).await.map_err(failed)?;
+        }
         if self.derived.is_some() {
             derived::create_locks(&mut client).await.map_err(failed)?;
         }
@@ -345,6 +355,23 @@ impl Upkeep {
         if let Some(config) = &tables.completeness {
             let interval = completeness::make(client, &self.table, config).await?;
             completeness::drop_old(client, &self.table, config, interval, now).await?;
+        }
+        for (windows, kept) in &self.kept {
+            let there = "SELECT to_regclass($1) IS NOT NULL";
+            let windows = self.table.beside(windows);
+            if let Some(before) = older(now, Some(*kept))
+                && client.query_one(there, &[&windows]).await?.try_get(0)?
+            {
+                let drop = format!("DELETE FROM {windows} WHERE window_end <= $1::text::timestamptz");
+                client.execute(&drop, &[&before.to_string()]).await?;
+            }
+        }
+        // An alert tells of readings, and is kept for as long as they are.
+        if let Some(before) = older(now, tables.retention).filter(|_| self.watches) {
+            let drop = "DELETE FROM corrente.alerts WHERE pipeline = $1 AND ended_at < $2::text::timestamptz";
+            client
+                .execute(drop, &[&self.pipeline, &before.to_string()])
+                .await?;
         }
         Ok(Round::default())
     }
