@@ -78,11 +78,8 @@ pub async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let database = arguments.data.join("readings.sqlite");
     eprintln!("storing in {}; Ctrl-C ends it", database.display());
     for pipeline in &site.pipelines {
-        if pipeline.derived.is_some() || pipeline.alerts.is_some() {
-            eprintln!(
-                "{}/{}: windows and alerts need PostgreSQL; its readings are stored here without them",
-                pipeline.namespace, pipeline.name
-            );
+        for sentence in pipelines::left_out(pipeline) {
+            eprintln!("{}/{}: {sentence}", pipeline.namespace, pipeline.name);
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use corrente_config::{PipelineConfig, PollerConfig, once::OnceConfig, pipeline::SinkConfig};
-use corrente_crds::{Duration, common::KafkaCluster, pipeline::Batch};
+use corrente_crds::{Duration, common::KafkaCluster, pipeline::Batch, tables::Layout};
 
 use crate::site::Site;
 
@@ -63,6 +63,33 @@ pub fn of(site: &Site, database: &Path) -> Vec<PipelineConfig> {
         }
     }
     pipelines
+}
+
+/// What of a pipeline is left out here, or done otherwise, as sentences.
+pub fn left_out(config: &PipelineConfig) -> Vec<&'static str> {
+    let mut sentences = vec![];
+    if let Some(alerts) = &config.alerts
+        && (alerts.topic.is_some() || alerts.alertmanager.is_some())
+    {
+        sentences.push("nobody is told of its alerts: they are rows of corrente_alerts");
+    }
+    if config.once.dead_letter_topic.is_some() {
+        sentences.push("what cannot be stored is in corrente_dead_letters, and in no topic");
+    }
+    if config.once.key.is_some() {
+        sentences.push("repeats are known by stream and seq, whatever dedupeKey says");
+    }
+    if let SinkConfig::Postgres { tables, .. } = &config.sink
+        && (tables.layout != Layout::default()
+            || tables.retention.is_some()
+            || tables.compress_after.is_some()
+            || !tables.rollups.is_empty()
+            || tables.completeness.is_some()
+            || tables.views.is_some())
+    {
+        sentences.push("its readings are one wide table here, without roll-ups, ledger, views, compression and retention");
+    }
+    sentences
 }
 
 /// The name that what is stored goes by, which the table in SQLite takes over.
@@ -131,6 +158,38 @@ spec:
                 _ => panic!("not stored here"),
             })
             .collect()
+    }
+
+    #[test]
+    fn what_is_done_otherwise_here_is_said() {
+        let said = |more: &str| -> Vec<&str> {
+            let folder = tempfile::tempdir().unwrap();
+            let manifest = pipeline("p", "\"a:1\"", "t") + more;
+            fs::write(folder.path().join("site.yaml"), manifest).unwrap();
+            let checked = Site::check(&[folder.path().to_owned()]);
+            assert_eq!(checked.problems, Vec::<String>::new());
+            left_out(&checked.site.pipelines[0])
+        };
+        assert_eq!(said(""), Vec::<&str>::new());
+        let windows = "  derived: {windows: [{name: w, interval: 1m, metrics: [v]}]}\n";
+        assert_eq!(said(windows), Vec::<&str>::new(), "they are made here too");
+        let letters = said("  deadLetter: {topic: letters}\n");
+        assert!(
+            letters.len() == 1 && letters[0].contains("in no topic"),
+            "{letters:?}"
+        );
+        let alerts = said(
+            "  alerts: {thresholds: [{name: High, metric: v, above: 1}], kafka: {topic: alerts}}\n  dedupe: key\n",
+        );
+        assert!(
+            alerts.len() == 2 && alerts[0].contains("corrente_alerts"),
+            "{alerts:?}"
+        );
+        let kept = pipeline("p", "\"a:1\"", "t").replace("table: history", "table: history, retention: 1d");
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("site.yaml"), kept).unwrap();
+        let checked = Site::check(&[folder.path().to_owned()]);
+        assert_eq!(left_out(&checked.site.pipelines[0]).len(), 1);
     }
 
     #[test]

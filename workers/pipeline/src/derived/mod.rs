@@ -7,7 +7,7 @@
 //! 1. [`plan`]: what to derive, from the configuration.
 //! 2. [`touched`]: which stretches of which meters a batch has touched.
 //! 3. [`counter`]: what lies between two readings of a counter: a rise, a rollover, a reset, a swap.
-//! 4. [`window`]: the readings of a stretch to its windows.
+//! 4. [`window`]: the readings of a stretch to its windows; [`job`]: for all stretches of a batch.
 //!
 //! Reading the table and writing the windows is the sink's.
 //!
@@ -16,6 +16,7 @@
 //! table agrees. **Their order** is that of `ts`, and of the values where that is equal: total, and the index's own.
 
 pub mod counter;
+pub mod job;
 pub mod plan;
 pub mod touched;
 pub mod window;

@@ -12,8 +12,9 @@ use corrente_pipeline::{
     batch::{Batch, Place},
     batcher::Run,
     sink::{
-        Sink as _, SinkError,
+        Sink, SinkError,
         postgres::{PostgresSink, care::Upkeep},
+        sqlite::SqliteSink,
     },
 };
 use corrente_record::Timestamp;
@@ -27,8 +28,8 @@ const MIDNIGHT: i64 = 1_795_132_800_000 / 60_000;
 const MINUTE: i64 = 60_000;
 
 /// A partition of which the sink is told batches.
-pub struct Partition {
-    sink: PostgresSink,
+pub struct Partition<K = PostgresSink> {
+    sink: K,
     place: Place,
     epoch: i64,
     next: Option<i64>,
@@ -36,7 +37,12 @@ pub struct Partition {
 
 impl Partition {
     pub async fn claim(db: &Database, config: &PipelineConfig, number: i32) -> Self {
-        let mut sink = db.sink(config);
+        Self::of(db.sink(config), number).await
+    }
+}
+
+impl<K: Sink> Partition<K> {
+    pub async fn of(mut sink: K, number: i32) -> Self {
         let place = Place {
             cluster: "c".into(),
             partition: TopicPartition {
@@ -312,6 +318,96 @@ async fn late_is_as_good_as_prompt(shape: Shape) {
     }
     prompt.drop().await;
     late.drop().await;
+}
+
+/// A row of a table of windows: its texts, and its numbers.
+type Row = (Vec<String>, Vec<Option<f64>>);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL"]
+async fn sqlite_derives_what_postgresql_derives() {
+    const TEXTS: [&str; 3] = ["meter", "metric", "quality"];
+    const NUMBERS: [&str; 13] = [
+        "demand",
+        "energy",
+        "mean",
+        "min",
+        "max",
+        "last",
+        "readings",
+        "expected",
+        "completeness",
+        "rollovers",
+        "resets",
+        "jumps",
+        "swaps",
+    ];
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut records: Vec<String> = history(&mut rng, 4, 6 * 60)
+        .into_iter()
+        .map(|(.., record)| record)
+        .collect();
+    let db = Database::new().await;
+    let config = config(&db);
+    let mut partition = Partition::claim(&db, &config, 0).await;
+    for batch in records.chunks(300) {
+        partition.store(batch).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("readings.sqlite");
+    let mut local = config.clone();
+    local.sink = SinkConfig::Sqlite {
+        path: path.clone(),
+        table: "readings".to_owned(),
+    };
+    let mut partition = Partition::of(SqliteSink::new(&local).unwrap(), 0).await;
+    records.shuffle(&mut rng);
+    for batch in records.chunks(100) {
+        partition.store(batch).await;
+    }
+    let file = rusqlite::Connection::open(&path).unwrap();
+    for table in ["readings_15min", "readings_hour"] {
+        let order = "ORDER BY 1, 2, window_end";
+        let numbers = NUMBERS.map(|number| format!("{number}::float8")).join(", ");
+        let sql = format!(
+            "SELECT meter COLLATE \"C\", metric COLLATE \"C\", quality, {numbers} \
+             FROM {}.{table} {order}",
+            db.schema
+        );
+        let expected: Vec<Row> = db
+            .client
+            .query(&sql, &[])
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| {
+                let texts = (0..3).map(|at| row.get::<_, String>(at)).collect();
+                (texts, (3..16).map(|at| row.get(at)).collect())
+            })
+            .collect();
+        let sql = format!(
+            "SELECT {}, {} FROM {table} {order}",
+            TEXTS.join(", "),
+            NUMBERS.join(", ")
+        );
+        let mut statement = file.prepare(&sql).unwrap();
+        let got: Vec<Row> = statement
+            .query_map([], |row| {
+                let texts = (0..3).map(|at| row.get(at)).collect::<Result<_, _>>()?;
+                Ok((texts, (3..16).map(|at| row.get(at)).collect::<Result<_, _>>()?))
+            })
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert!(expected.len() > 20, "{}", expected.len());
+        for (expected, got) in expected.iter().zip(&got) {
+            assert_eq!(got, expected, "{table}, seed {seed}");
+        }
+        assert_eq!(got.len(), expected.len(), "{table}, seed {seed}");
+    }
+    db.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

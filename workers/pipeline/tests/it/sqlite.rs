@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use corrente_config::{PipelineConfig, pipeline::SinkConfig};
+use corrente_config::{PipelineConfig, derived::PerMeter, pipeline::SinkConfig};
 use corrente_crds::pipeline::ColumnType;
 use corrente_pipeline::sink::sqlite::SqliteSink;
 use corrente_runtime::memory::MemoryBroker;
@@ -172,5 +172,91 @@ async fn a_worker_cut_off_anywhere_loses_and_doubles_nothing() {
     assert_eq!(
         one::<i64>(&path, "SELECT count(DISTINCT stream || seq) FROM readings"),
         sent as i64
+    );
+}
+
+/// A counter in kWh that is read each minute, from 20:00 on, and a voltage.
+fn reading(minute: u64) -> String {
+    let voltage = if (10..14).contains(&minute) { 260 } else { 230 };
+    format!(
+        r#"{{"ts":"2026-11-20T20:{minute:02}:00.250Z","meter":"m","slot":"2026-11-20T20:{minute:02}:00Z","stream":"s",
+            "seq":{minute},"energy":{},"voltage":{voltage}}}"#,
+        1000 + 2 * minute
+    )
+}
+
+#[tokio::test]
+async fn windows_and_alerts_are_made_of_the_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("readings.db");
+    let mut config = at(&path);
+    config.derived = Some(
+        serde_json::from_value(serde_json::json!({
+            "windows": [{"table": "readings_15min", "intervalMillis": 900_000, "metrics": ["energy", "voltage"]}],
+            "counters": [{"metric": "energy", "longestGapMillis": 86_400_000}],
+            "swaps": [], "every": PerMeter::all(60_000u64),
+        }))
+        .unwrap(),
+    );
+    config.alerts = Some(
+        serde_json::from_value(serde_json::json!({
+            "thresholds": [{"name": "High", "metric": "voltage", "side": "above", "bound": 253.0, "clear": 250.0,
+                            "holdMillis": 60_000, "labels": {"severity": "warning"}}],
+        }))
+        .unwrap(),
+    );
+    let broker = MemoryBroker::new(2);
+    let worker = Worker::start(
+        &config,
+        broker.source(&config.topics),
+        SqliteSink::new(&config).unwrap(),
+    );
+    let producer = producer(&broker, "t");
+    // Some minutes in the middle come last, by another partition.
+    for minute in (0..20).chain(25..46) {
+        send(&producer, 0, &reading(minute));
+    }
+    wait("the first rows", async || worker.report().rows == 41).await;
+    for minute in 20..25 {
+        send(&producer, 1, &reading(minute));
+    }
+    wait("the late rows", async || worker.report().rows == 46).await;
+    worker.stop().await;
+    let windows = "SELECT group_concat(w, ' ') FROM (SELECT substr(window_end, 12, 5) || '=' || energy || '/' || demand || \
+                   '/' || readings || '/' || quality AS w FROM readings_15min WHERE metric = 'energy' ORDER BY window_end)";
+    assert_eq!(
+        one::<String>(&path, windows),
+        "20:00=0.0/0.0/1/partial 20:15=30.0/120.0/15/good 20:30=30.0/120.0/15/good 20:45=30.0/120.0/15/good"
+    );
+    let means = "SELECT group_concat(w, ' ') FROM (SELECT mean || '/' || max || '/' || completeness AS w \
+                 FROM readings_15min WHERE metric = 'voltage' AND window_end > '2026-11-20T20:00' ORDER BY window_end)";
+    assert_eq!(
+        one::<String>(&path, means),
+        "238.0/260.0/1.0 230.0/230.0/1.0 230.0/230.0/1.0"
+    );
+    let revised = "SELECT min(revision) > 1 FROM readings_15min WHERE window_end LIKE '%T20:30%' AND metric = 'voltage'";
+    assert!(one::<bool>(&path, revised), "late rows have changed it");
+    let alerts =
+        "SELECT group_concat(id || ' ' || value || ' ' || ended_at || ' ' || labels) FROM corrente_alerts";
+    assert_eq!(
+        one::<String>(&path, alerts),
+        "test/local/High/m/2026-11-20T20:10:00.000Z 260.0 2026-11-20T20:14:00.000Z {\"severity\":\"warning\"}"
+    );
+    // Of a threshold that is no more nothing is kept in mind.
+    config.alerts.as_mut().unwrap().thresholds[0].name = "Higher".to_owned();
+    let broker = MemoryBroker::new(1);
+    let worker = Worker::start(
+        &config,
+        broker.source(&config.topics),
+        SqliteSink::new(&config).unwrap(),
+    );
+    wait("the start", async || {
+        corrente_runtime::http::Probe::ready(&*worker.state).is_ok()
+    })
+    .await;
+    worker.stop().await;
+    assert_eq!(
+        one::<i64>(&path, "SELECT count(*) FROM corrente_alert_standings"),
+        0
     );
 }

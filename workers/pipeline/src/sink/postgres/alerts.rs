@@ -3,20 +3,16 @@
 //! Where each meter stands is read, the batch's values are looked at in the order of time, and what has begun or ended is
 //! written, all behind the meters' locks: the values of one meter are looked at by one transaction at a time.
 
-use std::collections::{BTreeMap, HashMap};
-
 use corrente_config::{PipelineConfig, alerts::ThresholdConfig};
 use corrente_record::{Timestamp, View};
 use metrics::counter;
 use tokio_postgres::{Client, Error, Transaction};
 
 use super::{derived::time, session::make_missing_tables};
-use crate::{
-    alerts::{
-        message::id,
-        threshold::{Change, Standing},
-    },
-    derived::instant,
+use crate::alerts::{
+    message::id,
+    threshold::{Change, Standing},
+    watch::{Seen, Standings, Watch},
 };
 
 /// The tables. `published` is what the topic was told (`begun`, `ended`), and `posted_at` when Alertmanager was last told.
@@ -54,9 +50,7 @@ const TABLES: &str = "
 pub struct Thresholds {
     pipeline: String,
     renamed_from: Option<String>,
-    thresholds: Vec<ThresholdConfig>,
-    /// The batch's values: by meter, the threshold's place, when, and what.
-    values: BTreeMap<String, Vec<(usize, i64, f64)>>,
+    watch: Watch,
 }
 
 impl Thresholds {
@@ -67,8 +61,7 @@ impl Thresholds {
         Some(Self {
             pipeline: format!("{}/{}", config.namespace, config.name),
             renamed_from: config.once.renamed_from.clone(),
-            thresholds: alerts.thresholds.clone(),
-            values: BTreeMap::new(),
+            watch: Watch::new(alerts.thresholds.clone()),
         })
     }
 
@@ -76,6 +69,7 @@ impl Thresholds {
     pub async fn create(&self, client: &mut Client) -> Result<(), Error> {
         create(client).await?;
         let names: Vec<&str> = self
+            .watch
             .thresholds
             .iter()
             .map(|threshold| threshold.name.as_str())
@@ -101,38 +95,26 @@ impl Thresholds {
 
     /// A batch begins.
     pub fn begin(&mut self) {
-        self.values.clear();
+        self.watch.clear();
     }
 
     /// A row is stored.
     pub fn observe(&mut self, view: &View<'_>) {
-        for (at, threshold) in self.thresholds.iter().enumerate() {
-            if let Some(value) = view.field(&threshold.metric).and_then(|value| value.as_f64()) {
-                let when = instant(view.ts.0, view.slot.map(|slot| slot.0));
-                match self.values.get_mut(&*view.meter) {
-                    Some(values) => values.push((at, when, value)),
-                    None => {
-                        self.values
-                            .insert(view.meter.clone().into_owned(), vec![(at, when, value)]);
-                    }
-                }
-            }
-        }
+        self.watch.observe(view);
     }
 
     /// The meters that [`Thresholds::write`] is going to look at, which are to be locked before it.
     pub fn meters(&self) -> impl Iterator<Item = &String> {
-        self.values.keys()
+        self.watch.meters()
     }
 
     /// Looks at the batch's values.
     pub async fn write(&mut self, transaction: &Transaction<'_>) -> Result<(), Error> {
-        let mut batch = std::mem::take(&mut self.values);
-        if batch.is_empty() {
+        let meters: Vec<&String> = self.watch.meters().collect();
+        if meters.is_empty() {
             return Ok(());
         }
-        let meters: Vec<&String> = batch.keys().collect();
-        let mut standings: HashMap<(String, String), Standing> = HashMap::new();
+        let mut standings = Standings::new();
         for row in transaction
             .query(
                 "SELECT meter, name, seen, since, firing FROM corrente.alert_standings \
@@ -148,32 +130,10 @@ impl Thresholds {
             };
             standings.insert((row.try_get(0)?, row.try_get(1)?), standing);
         }
-        let mut late = 0;
-        let mut changes: Vec<(&str, &ThresholdConfig, Change)> = vec![];
-        let mut after: Vec<(&str, &str, Standing)> = vec![];
-        for (meter, values) in &mut batch {
-            values.sort_by_key(|(threshold, at, _)| (*threshold, *at));
-            for of_one in values.chunk_by(|a, b| a.0 == b.0) {
-                let Some(threshold) = of_one.first().and_then(|(at, ..)| self.thresholds.get(*at)) else {
-                    continue;
-                };
-                let mut standing = standings
-                    .remove(&(meter.clone(), threshold.name.clone()))
-                    .unwrap_or_default();
-                for (_, at, value) in of_one {
-                    match standing.look(threshold, *at, *value) {
-                        Ok(change) => {
-                            changes.extend(change.map(|change| (meter.as_str(), threshold, change)))
-                        }
-                        Err(_) => late += 1,
-                    }
-                }
-                after.push((meter, &threshold.name, standing));
-            }
-        }
+        let Seen { changes, after, late } = self.watch.look(standings);
         counter!("corrente_pipeline_alert_values_late_total").increment(late);
         for (meter, threshold, change) in changes {
-            self.change(transaction, meter, threshold, change).await?;
+            write_change(transaction, &self.pipeline, &meter, threshold, change).await?;
         }
         let column = |of: fn(&Standing) -> Option<i64>| -> Vec<Option<i64>> {
             after.iter().map(|(.., s)| of(s)).collect()
@@ -186,7 +146,7 @@ impl Thresholds {
                  DO UPDATE SET seen = excluded.seen, since = excluded.since, firing = excluded.firing",
                 &[
                     &self.pipeline,
-                    &after.iter().map(|(meter, ..)| *meter).collect::<Vec<_>>(),
+                    &after.iter().map(|(meter, ..)| meter).collect::<Vec<_>>(),
                     &after.iter().map(|(_, name, _)| *name).collect::<Vec<_>>(),
                     &column(|standing| standing.seen),
                     &column(|standing| standing.since),
@@ -196,26 +156,27 @@ impl Thresholds {
             .await?;
         Ok(())
     }
+}
 
-    /// Writes down that an alert has begun or ended. They are rare, so each has a statement of its own.
-    async fn change(
-        &self,
-        transaction: &Transaction<'_>,
-        meter: &str,
-        threshold: &ThresholdConfig,
-        change: Change,
-    ) -> Result<(), Error> {
-        match change {
-            Change::Begins { started, value } => {
-                let id = id(&self.pipeline, &threshold.name, meter, Timestamp(started));
-                let labels = serde_json::json!(threshold.labels);
-                transaction
+/// Writes down that an alert has begun or ended. They are rare, so each has a statement of its own.
+async fn write_change(
+    transaction: &Transaction<'_>,
+    pipeline: &str,
+    meter: &str,
+    threshold: &ThresholdConfig,
+    change: Change,
+) -> Result<(), Error> {
+    match change {
+        Change::Begins { started, value } => {
+            let id = id(pipeline, &threshold.name, meter, Timestamp(started));
+            let labels = serde_json::json!(threshold.labels);
+            transaction
                     .execute(
                         "INSERT INTO corrente.alerts (id, pipeline, name, meter, metric, labels, summary, started_at, value) \
                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING",
                         &[
                             &id,
-                            &self.pipeline,
+                            &pipeline,
                             &threshold.name,
                             &meter,
                             &threshold.metric,
@@ -226,31 +187,30 @@ impl Thresholds {
                         ],
                     )
                     .await?;
-            }
-            Change::Ends {
-                started,
-                ended,
-                value,
-            } => {
-                // Not by its id, which has the name that the pipeline had when it began.
-                transaction
-                    .execute(
-                        "UPDATE corrente.alerts SET ended_at = $5, end_value = $6 \
-                         WHERE pipeline = $1 AND name = $2 AND meter = $3 AND started_at = $4",
-                        &[
-                            &self.pipeline,
-                            &threshold.name,
-                            &meter,
-                            &time(started),
-                            &time(ended),
-                            &value,
-                        ],
-                    )
-                    .await?;
-            }
         }
-        Ok(())
+        Change::Ends {
+            started,
+            ended,
+            value,
+        } => {
+            // Not by its id, which has the name that the pipeline had when it began.
+            transaction
+                .execute(
+                    "UPDATE corrente.alerts SET ended_at = $5, end_value = $6 \
+                     WHERE pipeline = $1 AND name = $2 AND meter = $3 AND started_at = $4",
+                    &[
+                        &pipeline,
+                        &threshold.name,
+                        &meter,
+                        &time(started),
+                        &time(ended),
+                        &value,
+                    ],
+                )
+                .await?;
+        }
     }
+    Ok(())
 }
 
 /// Brings where meters stand, and their alerts, under a pipeline's new name, unless there is something already. Alerts keep

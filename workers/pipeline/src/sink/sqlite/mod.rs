@@ -2,7 +2,7 @@
 //!
 //! The same table as in PostgreSQL, in one file, with the worker's own tables beside it
 //! (`corrente_offsets`, `corrente_streams`, `corrente_dead_letters`), and one transaction for rows, marks
-//! and offset. Times are text as in the record, so that they sort and read well; unsigned numbers beyond
+//! and offset. Windows and alerts are made in it too: [`windows`], [`alerts`]. Times are text as in the record, so that they sort and read well; unsigned numbers beyond
 //! 63 bits are digits in a column without affinity.
 //!
 //! A file outlives the in-process broker whose offsets it holds. Each broker has a cluster name of its own,
@@ -17,6 +17,7 @@ use std::{
 
 use corrente_config::{PipelineConfig, pipeline::SinkConfig};
 use corrente_crds::pipeline::ColumnType;
+use corrente_record::View;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 use crate::{
@@ -26,7 +27,11 @@ use crate::{
     transform::Chain,
 };
 
+mod alerts;
 mod table;
+mod windows;
+
+use self::{alerts::Thresholds, windows::Windows};
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS corrente_offsets (
@@ -59,6 +64,8 @@ struct File {
     table: String,
     declared: BTreeMap<String, ColumnType>,
     chain: Chain,
+    windows: Option<Windows>,
+    thresholds: Option<Thresholds>,
     connection: Option<Connection>,
 }
 
@@ -76,6 +83,8 @@ impl SqliteSink {
                 table: table.clone(),
                 declared: config.columns.clone(),
                 chain: Chain::of(config),
+                windows: Windows::new(config, table),
+                thresholds: Thresholds::new(config),
                 connection: None,
             })),
         })
@@ -136,6 +145,12 @@ impl File {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLES)?;
         table::create(&transaction, &self.table, &self.declared)?;
+        if let Some(windows) = &self.windows {
+            windows.create(&transaction)?;
+        }
+        if let Some(thresholds) = &self.thresholds {
+            thresholds.create(&transaction)?;
+        }
         transaction.commit()?;
         Ok(connection)
     }
@@ -178,7 +193,7 @@ impl File {
         })
     }
 
-    fn store(&self, connection: &mut Connection, batch: &Batch) -> Result<Stored, Failure> {
+    fn store(&mut self, connection: &mut Connection, batch: &Batch) -> Result<Stored, Failure> {
         let (cluster, topic) = (&*batch.place.cluster, &*batch.place.partition.topic);
         let partition = batch.place.partition.partition;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -195,7 +210,29 @@ impl File {
             _ => return Err(Failure::Fenced("another worker has taken it".to_owned())),
         }
         let pass = || batch.rows(&self.chain);
-        let (rows, mut letters, mut sorted) = table::insert(&transaction, &self.table, &self.declared, pass)?;
+        let (windows, thresholds) = (&mut self.windows, &mut self.thresholds);
+        if let Some(windows) = windows {
+            windows.begin();
+        }
+        if let Some(thresholds) = thresholds {
+            thresholds.begin();
+        }
+        let stored = |row: &View<'_>| {
+            if let Some(windows) = windows {
+                windows.observe(row);
+            }
+            if let Some(thresholds) = thresholds {
+                thresholds.observe(row);
+            }
+        };
+        let (rows, mut letters, mut sorted) =
+            table::insert(&transaction, &self.table, &self.declared, pass, stored)?;
+        if let Some(windows) = &mut self.windows {
+            windows.write(&transaction, &table::layout(&transaction, &self.table)?)?;
+        }
+        if let Some(thresholds) = &mut self.thresholds {
+            thresholds.write(&transaction)?;
+        }
         letters.append(&mut sorted.dead);
         letters.sort_by_key(|letter| letter.origin.offset);
         for letter in &letters {

@@ -74,7 +74,7 @@ fn add(transaction: &Transaction<'_>, table: &str, name: &str, kind: &str) -> Re
 }
 
 /// The columns' declared types, by name in lower case.
-fn layout(transaction: &Transaction<'_>, table: &str) -> Result<HashMap<String, String>, Error> {
+pub fn layout(transaction: &Transaction<'_>, table: &str) -> Result<HashMap<String, String>, Error> {
     transaction
         .prepare("SELECT name, type FROM pragma_table_info(?1)")?
         .query_map([table], |row| {
@@ -84,12 +84,14 @@ fn layout(transaction: &Transaction<'_>, table: &str) -> Result<HashMap<String, 
 }
 
 /// Inserts rows, having added the columns they need; gives how many, those that are refused, and what the pass found
-/// beside them. `rows` begins a pass, as often as it is called.
+/// beside them. `rows` begins a pass, as often as it is called; `stored` is told
+/// of each row that is in.
 pub fn insert<'b>(
     transaction: &Transaction<'_>,
     table: &str,
     declared: &BTreeMap<String, ColumnType>,
     rows: impl Fn() -> Rows<'b>,
+    mut stored: impl FnMut(&View<'_>),
 ) -> Result<(u64, Vec<DeadLetter<'b>>, Sorted<'b>), Error> {
     let mut known = layout(transaction, table)?;
     let mut used: BTreeMap<String, usize> = BTreeMap::new();
@@ -144,7 +146,10 @@ pub fn insert<'b>(
             },
         };
         match done {
-            Ok(()) => count += 1,
+            Ok(()) => {
+                count += 1;
+                stored(row.record);
+            }
             Err(refusal) => refused.push(DeadLetter {
                 origin: row.origin,
                 refusal,

@@ -12,7 +12,7 @@
 //!
 //! Whatever is wrong takes the transaction with it, and the batch is tried again.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use corrente_config::{PipelineConfig, pipeline::SinkConfig};
 use corrente_crds::tables::Layout as Shape;
@@ -23,9 +23,9 @@ use tokio_postgres::{Client, Error, Transaction};
 use super::layout::Layout;
 use crate::{
     derived::{
+        job::{self, Job},
         plan::Plan,
         touched::{Stretch, Touched},
-        window::{self, Window},
     },
     sink::columns::quote,
 };
@@ -51,14 +51,6 @@ pub struct Derived {
     touched: Touched,
     /// Whether what was written down since the last start has been looked at.
     seeded: bool,
-}
-
-/// A stretch with what must be read for it.
-struct Job<'a> {
-    meter: &'a str,
-    /// How far it reaches, and what is read for that.
-    span: (i64, i64),
-    hull: (i64, i64),
 }
 
 impl Derived {
@@ -149,30 +141,12 @@ impl Derived {
         let jobs: Vec<Job<'_>> = stretches
             .into_iter()
             .zip(neighbours)
-            .map(|((meter, stretch), (before, after))| {
-                let span = window::span(&stretch, before, after);
-                Job {
-                    meter,
-                    span,
-                    hull: window::hull(&self.plan, span),
-                }
-            })
+            .map(|((meter, stretch), (before, after))| Job::new(&self.plan, meter, &stretch, before, after))
             .collect();
         let samples = source.samples(transaction, &jobs).await?;
         let mut written = 0;
         for table in &self.plan.tables {
-            // Two stretches may reach into one window; what they make of it is the same.
-            let mut windows: BTreeMap<(&str, usize, i64), Window> = BTreeMap::new();
-            for (job, samples) in jobs.iter().zip(&samples) {
-                let reach = window::reach(table.interval, job.span.0, job.span.1);
-                for metric in &table.metrics {
-                    let made = window::windows(&self.plan, table, *metric, job.meter, samples, reach);
-                    windows.extend(
-                        made.into_iter()
-                            .map(|window| ((job.meter, *metric, window.end), window)),
-                    );
-                }
-            }
+            let windows = job::make(&self.plan, table, &jobs, &samples);
             written += write::upsert(
                 transaction,
                 &self.quoted(&table.name),

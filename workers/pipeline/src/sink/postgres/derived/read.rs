@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::{Error, Row, Transaction};
 
-use super::{Job, Stretch};
 use crate::{
-    derived::{SLOT_SLACK, Sample, instant, plan::Plan},
+    derived::{SLOT_SLACK, Sample, instant, job::Job, plan::Plan, touched::Stretch},
     sink::{
         columns::quote,
         postgres::{encode::PgType, layout::Layout},

@@ -1,11 +1,12 @@
 //! The tables of windows: made, and kept.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::time::SystemTime;
 
 use tokio_postgres::{Client, Error, GenericClient, Transaction};
 
 use super::read::time;
 use crate::derived::{
+    job::Made,
     plan::{Plan, WindowTable},
     window::Window,
 };
@@ -105,7 +106,7 @@ pub async fn upsert(
     quoted: &str,
     plan: &Plan,
     table: &WindowTable,
-    windows: &BTreeMap<(&str, usize, i64), Window>,
+    windows: &Made<'_>,
 ) -> Result<u64, Error> {
     if windows.is_empty() {
         return Ok(0);
