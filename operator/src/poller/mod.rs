@@ -10,6 +10,7 @@
 //!
 //! [`reconcile`] runs them. Stages 2, 3 and the verdict have no client, and are tested as tables.
 
+pub mod awaited;
 pub mod build;
 pub mod dereference;
 pub mod lingering;

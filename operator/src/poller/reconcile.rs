@@ -10,7 +10,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 
 use super::{
-    build,
+    awaited, build,
     dereference::{self, Live},
     lingering,
     status::{self as verdict, Refusal, Seen, Workers},
@@ -99,7 +99,12 @@ async fn carry_out(
     let namespace = &valid.key.namespace;
     let replaced = replaced(valid, &resources, live, context)?;
     let hold = unsent::hold(poller, &pods_of(&replaced, live), context).await;
-    let held = if hold.is_some() { replaced } else { BTreeSet::new() };
+    let awaited = awaited::look(valid, &replaced, context);
+    let held = if hold.is_some() {
+        replaced
+    } else {
+        awaited.deployments
+    };
     let current: BTreeSet<String> = resources
         .config_maps
         .iter()
@@ -158,6 +163,7 @@ async fn carry_out(
         .collect();
     let lingering = lingering::sentences(&live.pods, &waits, context).await;
     waits.extend(lingering.sentences);
+    waits.extend(awaited.sentences);
     let reports = context.reports.of_pollers(&live.pods);
     let seen = Seen {
         pods: &live.pods,
@@ -174,7 +180,10 @@ async fn carry_out(
     );
     let figures = status::write(context, poller, about, &written, desired).await?;
     let again = hold.map(|hold| hold.again);
-    Ok([figures, again, lingering.again].into_iter().flatten().min())
+    Ok([figures, again, lingering.again, awaited.again]
+        .into_iter()
+        .flatten()
+        .min())
 }
 
 /// The Deployments of which a change replaces or removes the pod.

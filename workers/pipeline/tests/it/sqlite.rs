@@ -222,14 +222,15 @@ async fn windows_and_alerts_are_made_of_the_rows() {
     }
     wait("the late rows", async || worker.report().rows == 46).await;
     worker.stop().await;
+    // That of 20:00 has one reading, at its very end: what was counted in it nobody knows.
     let windows = "SELECT group_concat(w, ' ') FROM (SELECT substr(window_end, 12, 5) || '=' || energy || '/' || demand || \
                    '/' || readings || '/' || quality AS w FROM readings_15min WHERE metric = 'energy' ORDER BY window_end)";
     assert_eq!(
         one::<String>(&path, windows),
-        "20:00=0.0/0.0/1/partial 20:15=30.0/120.0/15/good 20:30=30.0/120.0/15/good 20:45=30.0/120.0/15/good"
+        "20:15=30.0/120.0/15/good 20:30=30.0/120.0/15/good 20:45=30.0/120.0/15/good"
     );
     let means = "SELECT group_concat(w, ' ') FROM (SELECT mean || '/' || max || '/' || completeness AS w \
-                 FROM readings_15min WHERE metric = 'voltage' AND window_end > '2026-11-20T20:00' ORDER BY window_end)";
+                 FROM readings_15min WHERE metric = 'voltage' AND window_end > '2026-11-20T20:01' ORDER BY window_end)";
     assert_eq!(
         one::<String>(&path, means),
         "238.0/260.0/1.0 230.0/230.0/1.0 230.0/230.0/1.0"

@@ -12,7 +12,11 @@
 //! A step that fails does not keep the others: what it says is a notice, which the operator shows as a condition of
 //! the TelemetryPipeline, and it is tried again in the next round.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use corrente_config::{PipelineConfig, tables::TablesConfig};
 use corrente_crds::Retention;
@@ -43,6 +47,10 @@ pub mod views;
 const ROUND: Duration = Duration::from_secs(15);
 /// The same while something is left over.
 const SOON: Duration = Duration::from_secs(1);
+/// The same for a worker that has just started, while another does it: in a rollout that one is about to end.
+const NEXT: Duration = Duration::from_secs(2);
+/// For so long a worker has just started.
+const YOUNG: Duration = Duration::from_secs(30);
 
 /// The windows of the view `demand_15min`, in milliseconds.
 const DEMAND: u64 = 15 * 60 * 1000;
@@ -132,15 +140,16 @@ impl Upkeep {
 
     /// Goes round until `shutdown`, and tells `report` what each round came to; `None` while another worker does it.
     pub async fn run(mut self, report: impl Fn(Option<Round>), shutdown: CancellationToken) {
+        let began = Instant::now();
         loop {
             let round = tokio::select! {
                 () = shutdown.cancelled() => return,
                 round = self.round(Timestamp::now()) => round,
             };
-            let wait = if round.as_ref().is_some_and(|round| round.more) {
-                SOON
-            } else {
-                ROUND
+            let wait = match &round {
+                Some(round) if round.more => SOON,
+                None if began.elapsed() < YOUNG => NEXT,
+                _ => ROUND,
             };
             report(round);
             tokio::select! {
