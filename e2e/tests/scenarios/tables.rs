@@ -90,6 +90,24 @@ async fn second(site: &Site, influx: &Influx) -> Result<()> {
     site.pipeline("influx", json!({"sink": {"influxdb": sink}})).await
 }
 
+/// Has the database forget the alerts of a run before: one that goes on is not told anew.
+async fn forget(site: &Site) -> Result<()> {
+    for table in ["corrente.alerts", "corrente.alert_standings"] {
+        let there: bool = site
+            .table
+            .one(&format!("SELECT to_regclass('{table}') IS NOT NULL"))
+            .await?;
+        if there {
+            let delete = format!(
+                "DELETE FROM {table} WHERE pipeline = '{}/{NAME}'",
+                site.space.name
+            );
+            site.table.query(&delete).await?;
+        }
+    }
+    Ok(())
+}
+
 /// What is asked for arrives in the tables, what the database cannot give is said, a change arrives too, and a crash
 /// in between loses and repeats nothing.
 #[tokio::test]
@@ -101,6 +119,7 @@ async fn all_that_a_pipeline_can_ask_for_is_there() -> Result<()> {
     table
         .query(&format!("DROP SCHEMA IF EXISTS {views} CASCADE"))
         .await?;
+    forget(&site).await?;
     let psql = |sql: String| async move { stack.switch(&["psql", "-q", "-d", "corrente", "-c", &sql]).await };
     psql(format!(
         "DO 'BEGIN CREATE ROLE {READER}; EXCEPTION WHEN duplicate_object THEN NULL; END'"

@@ -401,7 +401,7 @@ async fn sqlite_derives_what_postgresql_derives() {
             .unwrap()
             .collect::<Result<_, _>>()
             .unwrap();
-        assert!(expected.len() > 20, "{}", expected.len());
+        assert!(!expected.is_empty(), "{table}, seed {seed}");
         for (expected, got) in expected.iter().zip(&got) {
             assert_eq!(got, expected, "{table}, seed {seed}");
         }

@@ -145,7 +145,7 @@ impl File {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLES)?;
         table::create(&transaction, &self.table, &self.declared)?;
-        if let Some(windows) = &self.windows {
+        if let Some(windows) = &mut self.windows {
             windows.create(&transaction)?;
         }
         if let Some(thresholds) = &self.thresholds {

@@ -47,8 +47,10 @@ impl Windows {
         })
     }
 
-    /// Makes the tables that are missing.
-    pub fn create(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+    /// Makes the tables that are missing. Called once per connection.
+    pub fn create(&mut self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        // What failed with the last connection is looked at again.
+        self.seeded = false;
         for table in &self.plan.tables {
             let name = quote(&table.name);
             transaction.execute_batch(&format!(
