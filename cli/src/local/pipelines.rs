@@ -73,6 +73,11 @@ pub fn left_out(config: &PipelineConfig) -> Vec<&'static str> {
     {
         sentences.push("nobody is told of its alerts: they are rows of corrente_alerts");
     }
+    if let Some(derived) = &config.derived
+        && derived.windows.iter().any(|windows| windows.retention.is_some())
+    {
+        sentences.push("its windows are kept, whatever their retention says");
+    }
     if config.once.dead_letter_topic.is_some() {
         sentences.push("what cannot be stored is in corrente_dead_letters, and in no topic");
     }
@@ -173,6 +178,8 @@ spec:
         assert_eq!(said(""), Vec::<&str>::new());
         let windows = "  derived: {windows: [{name: w, interval: 1m, metrics: [v]}]}\n";
         assert_eq!(said(windows), Vec::<&str>::new(), "they are made here too");
+        let kept = windows.replace("metrics: [v]", "metrics: [v], retention: 30d");
+        assert_eq!(said(&kept), ["its windows are kept, whatever their retention says"]);
         let letters = said("  deadLetter: {topic: letters}\n");
         assert!(
             letters.len() == 1 && letters[0].contains("in no topic"),
