@@ -172,13 +172,15 @@ def first_poll(starts: int) -> dict:
             with Arrivals(COMPARISON) as arrivals:
                 time.sleep(0.3)
                 with Poller(COMPARISON, topic) as process:
+                    # What the kernel still had of the process before comes too early to be this one's.
+                    own = lambda began=process.began: [at for at, _, _ in arrivals.seen if at >= began * 1e9]  # noqa: E731
                     deadline = time.time() + 10
-                    while not arrivals.seen and time.time() < deadline:
+                    while not own() and time.time() < deadline:
                         process.check()
                         time.sleep(0.01)
-            if not arrivals.seen:
+            if not own():
                 raise Failed(f"no poll within 10 s; see {process.log}")
-            took.append(arrivals.seen[0][0] / 1e6 - process.began * 1000)
+            took.append(min(own()) / 1e6 - process.began * 1000)
     say(f"  median {median(took):.0f} ms, longest {max(took):.0f} ms")
     return {"took_ms": took}
 
