@@ -288,7 +288,8 @@ async fn late_is_as_good_as_prompt(shape: Shape) {
     assert_eq!(prompt.count().await, late.count().await);
     for table in ["readings_15min", "readings_hour"] {
         let (expected, got) = (windows(&prompt, table).await, windows(&late, table).await);
-        assert!(expected.len() > 40, "{}", expected.len());
+        // Meters may be away for most of the time, but not all of them.
+        assert!(expected.len() > 12, "{}, seed {seed}", expected.len());
         for (expected, got) in expected.iter().zip(&got) {
             assert_eq!(got, expected, "{table}, seed {seed}");
         }
