@@ -179,7 +179,10 @@ spec:
         let windows = "  derived: {windows: [{name: w, interval: 1m, metrics: [v]}]}\n";
         assert_eq!(said(windows), Vec::<&str>::new(), "they are made here too");
         let kept = windows.replace("metrics: [v]", "metrics: [v], retention: 30d");
-        assert_eq!(said(&kept), ["its windows are kept, whatever their retention says"]);
+        assert_eq!(
+            said(&kept),
+            ["its windows are kept, whatever their retention says"]
+        );
         let letters = said("  deadLetter: {topic: letters}\n");
         assert!(
             letters.len() == 1 && letters[0].contains("in no topic"),
