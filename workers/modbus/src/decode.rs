@@ -102,12 +102,7 @@ pub fn decode<'a>(
         Answer::Words(words) => {
             for (index, brief) in briefs {
                 let at = at(brief);
-                // What most registers hold is not worth a look at more.
-                if brief.plain == Plain::U16
-                    && let Some(&word) = words.get(at)
-                {
-                    out(index, Ok(Value::Int(word.into())));
-                } else if let Some(whole) = brief.plain(words, at) {
+                if let Some(whole) = brief.plain(words, at) {
                     out(index, Ok(Value::Int(whole)));
                 } else if let Some(value) = map.values.get(index) {
                     out(index, one(value, words, at, start));

@@ -24,6 +24,37 @@ pub struct Job<'a> {
 /// Windows of a table, by meter, the metric's place in [`Plan::metrics`], and end.
 pub type Made<'a> = BTreeMap<(&'a str, usize, i64), Window>;
 
+/// What a window says, besides its key: the columns of its row, in the order in which it is written.
+pub const SAYS: [&str; 14] = [
+    "demand",
+    "energy",
+    "mean",
+    "min",
+    "max",
+    "last",
+    "readings",
+    "expected",
+    "completeness",
+    "quality",
+    "rollovers",
+    "resets",
+    "jumps",
+    "swaps",
+];
+
+/// The same in SQL, of the row that goes by this name.
+#[must_use]
+pub fn said_by(row: &str) -> String {
+    SAYS.map(|column| format!("{row}.{column}")).join(", ")
+}
+
+/// What an upsert sets of them, in SQL: all that the new row says.
+#[must_use]
+pub fn set() -> String {
+    SAYS.map(|column| format!("{column} = excluded.{column}"))
+        .join(", ")
+}
+
 impl<'a> Job<'a> {
     /// The job of a stretch. `before` and `after` are when the readings next to it were, where there are any that a
     /// counter goes by.

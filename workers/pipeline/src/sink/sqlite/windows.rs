@@ -12,7 +12,7 @@ use rusqlite::{Error, Row, Transaction, params};
 use crate::{
     derived::{
         SLOT_SLACK, Sample, instant,
-        job::{self, Job, Made},
+        job::{self, Job, Made, SAYS, said_by, set},
         plan::{Plan, WindowTable},
         touched::{Stretch, Touched},
     },
@@ -270,28 +270,8 @@ fn upsert(
     table: &WindowTable,
     windows: &Made<'_>,
 ) -> Result<(), Error> {
-    const SAYS: [&str; 14] = [
-        "demand",
-        "energy",
-        "mean",
-        "min",
-        "max",
-        "last",
-        "readings",
-        "expected",
-        "completeness",
-        "quality",
-        "rollovers",
-        "resets",
-        "jumps",
-        "swaps",
-    ];
     let name = quote(&table.name);
-    let of = |row: &str| SAYS.map(|column| format!("{row}.{column}")).join(", ");
-    let set = SAYS
-        .map(|column| format!("{column} = excluded.{column}"))
-        .join(", ");
-    let says = SAYS.join(", ");
+    let (says, set) = (SAYS.join(", "), set());
     let sql = format!(
         "INSERT INTO {name} AS w (meter, metric, window_start, window_end, {says}, updated_at) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) \
@@ -299,8 +279,8 @@ fn upsert(
          revision = w.revision + EXISTS (SELECT 1 FROM {name} later WHERE later.meter = w.meter \
          AND later.metric = w.metric AND later.window_end > w.window_end) \
          WHERE excluded.readings >= w.readings AND ({}) IS NOT ({})",
-        of("w"),
-        of("excluded"),
+        said_by("w"),
+        said_by("excluded"),
     );
     let mut statement = transaction.prepare_cached(&sql)?;
     let now = Timestamp::now().to_string();

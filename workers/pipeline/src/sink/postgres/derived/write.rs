@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Error, GenericClient, Transaction};
 
 use super::read::time;
 use crate::derived::{
-    job::Made,
+    job::{Made, SAYS, said_by, set},
     plan::{Plan, WindowTable},
     window::Window,
 };
@@ -76,24 +76,6 @@ async fn is_there(client: &impl GenericClient, table: &str) -> Result<bool, Erro
         .try_get(0)
 }
 
-/// What a window says, besides its key.
-const SAYS: [&str; 14] = [
-    "demand",
-    "energy",
-    "mean",
-    "min",
-    "max",
-    "last",
-    "readings",
-    "expected",
-    "completeness",
-    "quality",
-    "rollovers",
-    "resets",
-    "jumps",
-    "swaps",
-];
-
 /// Writes windows; gives how many were new or another than they were.
 ///
 /// `revision` stays 1 while a window fills. It rises when a window changes of which the table has a later one already:
@@ -111,11 +93,7 @@ pub async fn upsert(
     if windows.is_empty() {
         return Ok(0);
     }
-    let says = SAYS.join(", ");
-    let of = |table: &str| SAYS.map(|column| format!("{table}.{column}")).join(", ");
-    let set = SAYS
-        .map(|column| format!("{column} = excluded.{column}"))
-        .join(", ");
+    let (says, set) = (SAYS.join(", "), set());
     let sql = format!(
         "INSERT INTO {quoted} AS w (meter, metric, window_start, window_end, {says}) \
          SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[], \
@@ -125,8 +103,8 @@ pub async fn upsert(
          DO UPDATE SET {set}, updated_at = now(), revision = w.revision + (EXISTS (SELECT 1 FROM {quoted} later \
          WHERE later.meter = w.meter AND later.metric = w.metric AND later.window_end > w.window_end))::int \
          WHERE excluded.readings >= w.readings AND ({}) IS DISTINCT FROM ({})",
-        of("w"),
-        of("excluded"),
+        said_by("w"),
+        said_by("excluded"),
     );
     let name = |metric: usize| plan.metrics.get(metric).map_or("", |metric| metric.name.as_str());
     let meters: Vec<&str> = windows.keys().map(|(meter, ..)| *meter).collect();
