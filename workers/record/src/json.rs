@@ -48,7 +48,7 @@ impl<'a> Out<'a> {
             Value::UInt(number) => self.whole(*number, false),
             _ => {
                 // Writing here cannot fail.
-                let _ = value.write_json_to(self);
+                let _ = value.write_json(self);
             }
         }
     }
@@ -130,7 +130,7 @@ mod tests {
                 out.member(&name, value);
                 expected.extend_from_slice(name.as_member().as_bytes());
                 let mut text = String::new();
-                value.write_json(&mut text);
+                value.write_json(&mut text).unwrap();
                 expected.extend_from_slice(text.as_bytes());
             }
             out.done();
