@@ -10,8 +10,8 @@ from poller import machine, servers
 
 from . import database, records, report, shapes
 
-RECORDS = int(os.environ.get("RECORDS", "2000000"))
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
+RECORDS = int(os.environ.get("RECORDS", "3000000"))
+ROUNDS = int(os.environ.get("ROUNDS", "2"))
 SHAPES = ("plain", "bare", "hyper", "bad", "peers")
 
 

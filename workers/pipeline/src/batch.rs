@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use corrente_record::View;
+use corrente_record::{Reader, View};
 use corrente_runtime::broker::{Incoming, TopicPartition};
 
 use crate::{
@@ -133,6 +133,7 @@ impl Batch {
             run: 0,
             number: 0,
             rising: Some(self.marks.rising()),
+            reader: Reader::default(),
             record: View::default(),
             sorted: Sorted::default(),
         }
@@ -173,6 +174,7 @@ pub struct Rows<'b> {
     number: usize,
     /// `None` where stream and seq say nothing.
     rising: Option<Rising<'b>>,
+    reader: Reader<'b>,
     record: View<'b>,
     sorted: Sorted<'b>,
 }
@@ -224,11 +226,14 @@ impl<'b> Rows<'b> {
             key: message.key,
             payload,
         };
-        let read = self.record.read(payload).map_err(|error| Refusal {
-            sqlstate: None,
-            column: None,
-            reason: error.to_string(),
-        });
+        let read = self
+            .reader
+            .read(payload, &mut self.record)
+            .map_err(|error| Refusal {
+                sqlstate: None,
+                column: None,
+                reason: error.to_string(),
+            });
         if let Err(refusal) = read.and_then(|()| check(&self.record)) {
             self.sorted.dead.push(DeadLetter { origin, refusal });
             return None;

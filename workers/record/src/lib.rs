@@ -13,6 +13,7 @@
 pub mod name;
 pub mod parse;
 pub mod partition;
+pub mod reader;
 pub mod reading;
 pub mod time;
 pub mod value;
@@ -23,6 +24,7 @@ mod plain;
 
 pub use name::Name;
 pub use parse::{ParseError, Record};
+pub use reader::Reader;
 pub use reading::{Quality, Reading};
 pub use time::Timestamp;
 pub use value::Value;

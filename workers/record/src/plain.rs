@@ -10,7 +10,10 @@
 
 use std::borrow::Cow;
 
-use crate::{Quality, Timestamp, ValueRef, View};
+use crate::{
+    Quality, Timestamp, ValueRef, View,
+    reader::{Key, Reader, What},
+};
 
 /// The powers of ten that a double holds exactly.
 const TENS: [f64; 23] = [
@@ -23,7 +26,7 @@ const EXACT: u64 = 1 << 53;
 const DIGITS: usize = 19;
 
 /// Fills `view` with the record in `bytes`; `None` where this is not the way to read it.
-pub(crate) fn read<'a>(bytes: &'a [u8], view: &mut View<'a>) -> Option<()> {
+pub(crate) fn read<'a>(bytes: &'a [u8], view: &mut View<'a>, reader: &mut Reader<'a>) -> Option<()> {
     let mut cursor = Cursor {
         text: std::str::from_utf8(bytes).ok()?,
         at: 0,
@@ -31,21 +34,19 @@ pub(crate) fn read<'a>(bytes: &'a [u8], view: &mut View<'a>) -> Option<()> {
     let (mut ts, mut meter) = (None, None);
     cursor.expect(b'{')?;
     cursor.space();
-    loop {
-        let key = cursor.string()?;
+    for number in 0.. {
+        let (what, key) = cursor.key(number, reader)?;
         cursor.space();
-        cursor.expect(b':')?;
-        cursor.space();
-        match &*key {
-            "ts" => ts = Some(Timestamp::parse_plain(&cursor.string()?)?),
-            "meter" => meter = Some(cursor.string()?),
-            "slot" => view.slot = Some(Timestamp::parse_plain(&cursor.string()?)?),
-            "stream" => view.stream = Some(cursor.string()?),
-            "seq" => view.seq = Some(cursor.unsigned()?),
-            "quality" => view.quality = Some(quality(&cursor.string()?)?),
-            "skipped" => view.skipped = Some(u32::try_from(cursor.unsigned()?).ok()?),
-            "bad" => view.bad = Some(Cow::Borrowed(cursor.reasons()?)),
-            _ => {
+        match what {
+            What::Ts => ts = Some(cursor.time(reader)?),
+            What::Meter => meter = Some(cursor.string()?),
+            What::Slot => view.slot = Some(cursor.time(reader)?),
+            What::Stream => view.stream = Some(cursor.string()?),
+            What::Seq => view.seq = Some(cursor.unsigned()?),
+            What::Quality => view.quality = Some(quality(&cursor.string()?)?),
+            What::Skipped => view.skipped = Some(u32::try_from(cursor.unsigned()?).ok()?),
+            What::Bad => view.bad = Some(Cow::Borrowed(cursor.reasons()?)),
+            What::Field => {
                 if let Some(value) = cursor.value()? {
                     view.fields.push((key, value));
                 }
@@ -103,6 +104,46 @@ impl<'a> Cursor<'a> {
     fn word(&mut self, word: &str) -> Option<()> {
         let rest = self.text.as_bytes().get(self.at..)?;
         rest.starts_with(word.as_bytes()).then(|| self.at += word.len())
+    }
+
+    /// The key in this place of the record, up to its colon: as in the record before, or as it is.
+    fn key(&mut self, number: usize, reader: &mut Reader<'a>) -> Option<(What, Cow<'a, str>)> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        if let Some(key) = reader.key(number, rest) {
+            self.at += key.text.len();
+            return Some((key.what, key.name.clone()));
+        }
+        let begin = self.at;
+        let name = self.string()?;
+        self.space();
+        self.expect(b':')?;
+        let (text, what) = (self.text.as_bytes().get(begin..self.at)?, What::of(&name));
+        reader.remember(
+            number,
+            Key {
+                text,
+                what,
+                name: name.clone(),
+            },
+        );
+        Some((what, name))
+    }
+
+    /// A time, with its quotes.
+    fn time(&mut self, reader: &mut Reader<'a>) -> Option<Timestamp> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        if let Some(([b'"', text @ .., b'"'], _)) = rest.split_first_chunk::<26>()
+            && let Some(time) = reader.of_the_minute(text)
+        {
+            self.at += 26;
+            return Some(time);
+        }
+        let text = self.string()?;
+        let time = Timestamp::parse_plain(&text)?;
+        if let Cow::Borrowed(text) = text {
+            reader.remember_minute(text, time);
+        }
+        Some(time)
     }
 
     /// A string with its quotes.
@@ -298,7 +339,7 @@ mod tests {
 
     fn quick(bytes: &[u8]) -> Option<View<'_>> {
         let mut view = View::default();
-        read(bytes, &mut view).map(|()| view)
+        read(bytes, &mut view, &mut Reader::once()).map(|()| view)
     }
 
     fn general(bytes: &[u8]) -> Option<View<'_>> {

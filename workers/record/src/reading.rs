@@ -67,13 +67,22 @@ impl Reading {
     }
 
     fn write(&self, stream: &str, seq: u64, out: &mut Out<'_>) -> fmt::Result {
-        write!(out, "{{\"ts\":\"{}\",\"meter\":", self.ts)?;
+        out.write_str("{\"ts\":\"")?;
+        out.time(self.ts);
+        out.write_str("\",\"meter\":")?;
         write_json_string(out, &self.meter)?;
-        write!(out, ",\"slot\":\"{}\",\"stream\":", self.slot)?;
+        out.write_str(",\"slot\":\"")?;
+        out.time(self.slot);
+        out.write_str("\",\"stream\":")?;
         write_json_string(out, stream)?;
-        write!(out, ",\"seq\":{seq},\"quality\":\"{}\"", self.quality.as_str())?;
+        out.write_str(",\"seq\":")?;
+        out.whole(seq, false);
+        out.write_str(",\"quality\":\"")?;
+        out.write_str(self.quality.as_str())?;
+        out.write_char('"')?;
         if self.skipped > 0 {
-            write!(out, ",\"skipped\":{}", self.skipped)?;
+            out.write_str(",\"skipped\":")?;
+            out.whole(self.skipped.into(), false);
         }
         for (name, label) in self.labels.iter() {
             out.write_char(',')?;

@@ -4,6 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// How long the usual form is.
+pub(crate) const LENGTH: usize = 24;
+
 /// An instant: milliseconds since 1970-01-01T00:00:00Z. Written as `2026-11-20T22:20:00.123Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub i64);
@@ -59,6 +62,33 @@ impl Timestamp {
         ))
     }
 
+    /// How it is written, where its year has four digits. Two of them stand in every record: the digits are put in
+    /// their places, with no formatting in between.
+    pub(crate) fn text(self) -> Option<[u8; LENGTH]> {
+        let time = jiff::Timestamp::from_millisecond(self.0).ok()?;
+        let civil = jiff::tz::Offset::UTC.to_datetime(time);
+        if !(0..=9999).contains(&civil.year()) {
+            return None;
+        }
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (at, digits, number) in [
+            (0, 4, i32::from(civil.year())),
+            (5, 2, i32::from(civil.month())),
+            (8, 2, i32::from(civil.day())),
+            (11, 2, i32::from(civil.hour())),
+            (14, 2, i32::from(civil.minute())),
+            (17, 2, i32::from(civil.second())),
+            (20, 3, i32::from(civil.millisecond())),
+        ] {
+            let mut left = number.unsigned_abs();
+            for place in text.iter_mut().skip(at).take(digits).rev() {
+                *place += (left % 10) as u8;
+                left /= 10;
+            }
+        }
+        Some(text)
+    }
+
     /// Microseconds since 2000-01-01T00:00:00Z: what PostgreSQL's binary format of `timestamptz` holds.
     #[must_use]
     pub fn as_postgres_micros(self) -> i64 {
@@ -92,32 +122,14 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> Option<i64> {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(text) = self.text() {
+            return f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?);
+        }
         // jiff's range is far wider than any clock's; beyond it the number itself is the best answer.
-        let Ok(t) = jiff::Timestamp::from_millisecond(self.0) else {
-            return write!(f, "{}", self.0);
-        };
-        let civil = jiff::tz::Offset::UTC.to_datetime(t);
-        if !(0..=9999).contains(&civil.year()) {
-            return write!(f, "{t:.3}");
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(time) => write!(f, "{time:.3}"),
+            Err(_) => write!(f, "{}", self.0),
         }
-        // Two of them stand in every record: the digits are put in their places, with no formatting in between.
-        let mut text = *b"0000-00-00T00:00:00.000Z";
-        for (at, digits, number) in [
-            (0, 4, i32::from(civil.year())),
-            (5, 2, i32::from(civil.month())),
-            (8, 2, i32::from(civil.day())),
-            (11, 2, i32::from(civil.hour())),
-            (14, 2, i32::from(civil.minute())),
-            (17, 2, i32::from(civil.second())),
-            (20, 3, i32::from(civil.millisecond())),
-        ] {
-            let mut left = number.unsigned_abs();
-            for place in text.iter_mut().skip(at).take(digits).rev() {
-                *place += (left % 10) as u8;
-                left /= 10;
-            }
-        }
-        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -1,12 +1,12 @@
 //! A record as it lies in its message: nothing is copied that can be pointed to.
 //!
 //! A worker that stores hundreds of thousands of records a second cannot allocate for each of their values. So
-//! [`View`] borrows from the message, and one view is filled again and again ([`View::read`]). What lasts longer
+//! [`View`] borrows from the message, and one view is filled again and again by a [`Reader`]. What lasts longer
 //! than the message is a [`Record`].
 
 use std::{borrow::Cow, fmt};
 
-use crate::{ParseError, Quality, Record, Timestamp, Value, plain};
+use crate::{ParseError, Quality, Reader, Record, Timestamp, Value};
 
 /// The value of a metric or a label, borrowed where that is possible; see [`Value`].
 #[derive(Clone, Debug, PartialEq)]
@@ -105,24 +105,12 @@ impl<'a> View<'a> {
     /// the message says which and where.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let mut view = Self::default();
-        view.read(bytes)?;
+        Reader::once().read(bytes, &mut view)?;
         Ok(view)
     }
 
-    /// Reads one record in place of the one that was here, and so spares the allocations of a new view.
-    ///
-    /// # Errors
-    /// As for [`View::parse`]; what the view says then means nothing.
-    pub fn read(&mut self, bytes: &'a [u8]) -> Result<(), ParseError> {
-        self.clear();
-        if plain::read(bytes, self).is_some() {
-            return Ok(());
-        }
-        self.clear();
-        crate::parse::read(bytes, self)
-    }
-
-    fn clear(&mut self) {
+    /// Empties it, and keeps its room.
+    pub(crate) fn clear(&mut self) {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
         *self = Self {

@@ -73,8 +73,9 @@ const LINGER: &str = "20";
 /// large as a whole, and the good records in it would be set aside along with what made it so.
 const BATCH: &str = "65536";
 
-/// How soon after a message was sent it is heard what became of it; twice as long each time in vain.
-const HEAR: Duration = Duration::from_millis(5);
+/// How soon after a message was sent it is heard what became of it; twice as long each time in vain. Not sooner than it is
+/// sent itself: each look in vain wakes a process up that has nothing else to do.
+const HEAR: Duration = Duration::from_millis(20);
 /// The longest pause while something is on its way.
 const HEAR_AT_LAST: Duration = Duration::from_millis(100);
 /// How often librdkafka is heard while nothing is on its way: it may still have errors to tell.

@@ -237,8 +237,9 @@ mod tests {
             labels: ["site".to_owned()].into(),
         };
         let json = format!(r#"{{"ts":"2000-01-01T00:00:00Z","meter":"m"{json}}}"#);
-        let mut record = View::default();
-        assert!(record.read(json.as_bytes()).is_ok());
+        let record = View::parse(json.as_bytes());
+        assert!(record.is_ok());
+        let record = record.unwrap_or_default();
         let mut out = vec![];
         let count = narrow.append(&record, 14, &[0xff; 4], &mut out);
         let said = |refusal: Refusal| format!("{}: {}", refusal.column.unwrap_or_default(), refusal.reason);
