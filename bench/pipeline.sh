@@ -2,7 +2,7 @@
 # Measure the pipeline worker beside Kafka Connect with Debezium's JDBC sink and PostgreSQL's own COPY, on the same
 # topic, broker and database.
 #
-#   bench/pipeline.sh                       all shapes, about 10 minutes, and the build
+#   bench/pipeline.sh                       all shapes, about 15 minutes, and the build
 #   bench/pipeline.sh plain hyper           these shapes alone; see README.md
 #   RECORDS=500000 ROUNDS=1 bench/pipeline.sh     quicker, and less sure
 #   PROFILE=release bench/pipeline.sh             instead of dist, which releases are built with

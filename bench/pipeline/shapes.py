@@ -1,6 +1,7 @@
 """What is run, and what is taken down."""
 
 import time
+from functools import cache
 from pathlib import Path
 
 from poller.machine import TICKS, Usage, cpu_seconds, memory_mib
@@ -142,6 +143,8 @@ def rounds(names: list, count: int, times: int) -> list:
     say(f"filling the topics: {count:,} records")
     clean = records.preload("clean", count)
     bad = records.preload("bad", count, bad=True) if "bad" in names else ""
+    if "peers" in names:
+        with_schema(count // 3)
     runs, rows = [], ""
     for number in range(times):
         say(f"round {number + 1} of {times}")
@@ -162,6 +165,8 @@ def rounds(names: list, count: int, times: int) -> list:
         if "bare" in names:
             run("bare", clean, made=f"LIKE {plain}")
             runs.append(tell("copy_bare", copied(plain, rows, False, index=False)))
+        if "peers" in names:
+            runs.append(debezium(count // 3, plain, tasks=2, batch=3000))
         if "hyper" in names:
             run("hyper", clean, hypertable=True, keep=True)
             psql(f"TRUNCATE hyper_{number}")
@@ -178,19 +183,29 @@ def rounds(names: list, count: int, times: int) -> list:
     return runs
 
 
+@cache
+def with_schema(count: int) -> str:
+    """A topic of records with their schema, as Debezium's sink needs them."""
+    say(f"filling a topic: {count:,} records with their schema")
+    return records.preload("enveloped", count, enveloped=True)
+
+
+def debezium(count: int, like: str, tasks: int, batch: int, index: bool = False) -> dict:
+    """Debezium's JDBC sink, into a new table of the worker's definition."""
+    psql(f"CREATE TABLE debezium (LIKE {like} {'INCLUDING ALL' if index else ''})")
+    name = f"debezium{'_index' if index else ''}, {tasks} tasks, batch {batch}"
+    run = tell(name, peer(programs.Connect(with_schema(count), "debezium", tasks, batch), "debezium", count))
+    psql("DROP TABLE debezium")
+    return run
+
+
 def peers(count: int, telegraf: bool) -> list:
-    """Debezium's JDBC sink, and the worker on the same topic; Telegraf on a topic of flat records."""
-    say(f"filling a topic: {count:,} records with their schema, as Debezium's sink needs them")
-    enveloped, runs = records.preload("enveloped", count, enveloped=True), []
-    for name, tasks, batch, like in (
-        ("debezium, 2 tasks, batch 3000", 2, 3000, "LIKE shape"),
-        ("debezium, 4 tasks, batch 5000", 4, 5000, "LIKE shape"),
-        ("debezium_index, 2 tasks, batch 3000", 2, 3000, "LIKE shape INCLUDING ALL"),
-    ):
-        psql(f"CREATE TABLE debezium ({like})")
-        runs.append(tell(name, peer(programs.Connect(enveloped, "debezium", tasks, batch), "debezium", count)))
-        psql("DROP TABLE debezium")
-    runs.append(tell("plain_enveloped", worker(enveloped, count, "plain_enveloped")))
+    """Debezium's sink at other settings, and the worker on the same topic; Telegraf on a topic of flat records."""
+    runs = [
+        debezium(count, "shape", tasks=4, batch=5000),
+        debezium(count, "shape", tasks=2, batch=3000, index=True),
+        tell("plain_enveloped", worker(with_schema(count), count, "plain_enveloped")),
+    ]
     psql("DROP TABLE plain_enveloped")
     if telegraf:
         flat = records.preload("flat", count)
