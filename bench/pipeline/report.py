@@ -62,6 +62,15 @@ def shown_peer(name: str) -> str:
     return name.replace("_index", "").replace("debezium", f"Kafka Connect 4.1.1, Debezium JDBC sink 3.3.1, {table}")
 
 
+def medians(groups: dict, key: str) -> dict:
+    """By the runs' names; Debezium's at its fastest too."""
+    found = {name: median(run[key] for run in runs) for name, runs in groups.items() if key in runs[0]}
+    for peer in ("debezium", "debezium_index"):
+        if settings := [rate for name, rate in found.items() if name.startswith(f"{peer},")]:
+            found[peer] = max(settings)
+    return found
+
+
 def verdict(holds: bool) -> str:
     return "holds" if holds else "**not met**"
 
@@ -79,7 +88,9 @@ def lines(results: dict) -> list:
         f"{ran['memory_gib']} GiB, Linux {ran['kernel']}; load before it {ran['load_before']:.1f}. Kafka 4.1.1 and "
         f"PostgreSQL 17 with TimescaleDB on the same machine.",
         f"{ran['records']:,} records of {ran['bytes']} bytes with 8 metrics in 6 partitions; the peers' topics have "
-        f"{ran['peer_records']:,}. A rate is that between {PARTS[0]:.0%} and {PARTS[-1]:.0%} of the records; in the next column it is that from {PARTS[1]:.0%} on. The median, and in brackets the least and the most, of {ran['rounds']} rounds.",
+        f"{ran['peer_records']:,}. A rate is that between {PARTS[0]:.0%} and {PARTS[-1]:.0%} of the records; in the next "
+        f"column it is that from {PARTS[1]:.0%} on. The median, and in brackets the least and the most, of "
+        f"{ran['rounds']} rounds.",
         "",
         "| | records/s | in the second half | us of its CPU per record | of the database's | of the broker's | highest RSS, MiB |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -91,13 +102,7 @@ def lines(results: dict) -> list:
             continue
         column = lambda key, digits, runs=runs: spread([run[key] for run in runs], digits) if key in runs[0] else ""  # noqa: E731
         out.append(f"| {shown} | {column('rate', 0)} | {column('late_rate', 0)} | {column('cpu_us', 2)} | {column('postgres_us', 2)} | {column('kafka_us', 2)} | {column('peak_mib', 0)} |")
-    rates = {name: median(run["rate"] for run in runs) for name, runs in groups.items() if "rate" in runs[0]}
-    for peer in ("debezium", "debezium_index"):
-        if found := [rate for name, rate in rates.items() if name.startswith(f"{peer},")]:
-            rates[peer] = max(found)
-            late = [median(run["late_rate"] for run in runs) for name, runs in groups.items() if name.startswith(f"{peer},")]
-            rates[f"{peer}_late"] = max(late)
-    rates |= {f"{name}_late": median(run["late_rate"] for run in groups[name]) for name in ("bare",) if name in groups}
+    rates = medians(groups, "rate") | {f"{name}_late": rate for name, rate in medians(groups, "late_rate").items()}
     out += ["", "| | ratio | promised | |", "| --- | --- | --- | --- |"]
     for what, of, least, shown in PROMISES:
         if what in rates and of in rates:

@@ -42,48 +42,36 @@ def servers_cpu() -> tuple:
     return cpu_seconds(servers["kafka"]), database_cpu_seconds(servers["postgres"])
 
 
-class Marks:
-    """What was stored and used at the ends of the parts that count."""
-
-    def __init__(self, pid: int, count: int):
-        self.pid, self.count, self.marks, self.usage = pid, count, [], None
-
-    def look(self, at: int, exact) -> None:
-        """`at` records are stored, or about so many; `exact` counts them."""
-        is_late = bool(self.marks) and time.monotonic() - self.marks[0][1] > SECONDS
-        while len(self.marks) < len(PARTS) and (at >= PARTS[len(self.marks)] * self.count or is_late):
-            self.marks.append((exact(at), time.monotonic(), servers_cpu()))
-            self.usage = self.usage or Usage(self.pid)
-            if len(self.marks) == len(PARTS):
-                self.used = self.usage.end()
-
-    def result(self) -> dict:
-        """Nothing before the end of the last part."""
-        if len(self.marks) < len(PARTS):
-            return {}
-        (began_at, began, before), (half_at, half, _), (at, now, after) = self.marks
-        stored, (kafka, postgres) = at - began_at, (then - first for first, then in zip(before, after))
-        return {
-            "rate": stored / (now - began),
-            "late_rate": (at - half_at) / (now - half) if at > half_at else 0,
-            "seconds": now - began,
-            "records": stored,
-            "cpu_us": self.used["cpu_s"] * 1e6 / stored,
-            "kafka_us": kafka * 1e6 / stored,
-            "postgres_us": postgres * 1e6 / stored,
-            "busy": self.used["machine_busy"],
-        }
+def rates(marks: list, used: dict) -> dict:
+    """Of what was stored, when, and what the servers had used by then, at the ends of the parts; and of what the program
+    used meanwhile."""
+    (began_at, began, before), (half_at, half, _), (at, now, after) = marks
+    stored, (kafka, postgres) = at - began_at, (then - first for first, then in zip(before, after))
+    return {
+        "rate": stored / (now - began),
+        "late_rate": (at - half_at) / (now - half) if at > half_at else 0,
+        "seconds": now - began,
+        "records": stored,
+        "cpu_us": used["cpu_s"] * 1e6 / stored,
+        "kafka_us": kafka * 1e6 / stored,
+        "postgres_us": postgres * 1e6 / stored,
+        "busy": used["machine_busy"],
+    }
 
 
 def follow(process: Process, stored, count: int, pause: float, exact=lambda at: at, to_the_end: bool = False) -> dict:
-    """Records a second in the part that counts."""
-    marks, began, peak = Marks(process.pid, count), time.monotonic(), 0.0
+    """Records a second in the part that counts. `stored` says how many there are, or about so many; `exact` counts them."""
+    began, peak, marks, usage, result = time.monotonic(), 0.0, [], None, {}
     while True:
         process.check()
         at = stored()
         peak = max(peak, memory_mib(process.pid)["peak_mib"])
-        marks.look(at, exact)
-        result = marks.result()
+        is_late = bool(marks) and time.monotonic() - marks[0][1] > SECONDS
+        while not result and (at >= PARTS[len(marks)] * count or is_late):
+            marks.append((exact(at), time.monotonic(), servers_cpu()))
+            usage = usage or Usage(process.pid)
+            if len(marks) == len(PARTS):
+                result = rates(marks, usage.end())
         if result and (at >= count or not to_the_end):
             return {**result, "peak_mib": peak}
         if time.monotonic() - began > 4 * SECONDS:

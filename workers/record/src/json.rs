@@ -7,10 +7,8 @@ use std::fmt::{self, Write as _};
 
 use crate::{Name, Timestamp, Value, name::CHUNK, time};
 
-/// No whole number of 64 bits has more digits and signs.
-const DIGITS: usize = 20;
-/// The first number that has more than eight.
-const EIGHT_DIGITS: u32 = 100_000_000;
+/// The first number that has more than eight digits.
+const EIGHT_DIGITS: u64 = 100_000_000;
 /// By so much the buffer grows at once.
 const GROWTH: usize = 1024;
 
@@ -45,19 +43,21 @@ impl<'a> Out<'a> {
         }
         self.at += length;
         match value {
-            Value::Int(number) => self.whole(number.unsigned_abs(), *number < 0),
-            Value::UInt(number) => self.whole(*number, false),
-            _ => {
+            Value::UInt(number) => self.whole(*number),
+            Value::Int(number) if *number >= 0 => self.whole(number.unsigned_abs()),
+            Value::Int(number) => {
                 // Writing here cannot fail.
-                let _ = value.write_json(self);
+                let _ = self.write_char('-');
+                self.whole(number.unsigned_abs());
             }
+            _ => drop(value.write_json(self)),
         }
     }
 
     /// Writes a time, without quotes.
     pub fn time(&mut self, time: Timestamp) {
         self.room(time::LENGTH);
-        match (time.text(), self.place(0)) {
+        match (time.text(), self.place()) {
             (Some(text), Some(place)) => {
                 *place = text;
                 self.at += time::LENGTH;
@@ -67,46 +67,26 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Writes a whole number.
-    pub fn whole(&mut self, number: u64, is_negative: bool) {
-        match u32::try_from(number) {
-            Ok(number) if number < EIGHT_DIGITS && !is_negative => {
-                let (digits, count) = digits(number);
-                self.room(digits.len());
-                if let Some(place) = self.place(0) {
-                    *place = digits;
-                    self.at += count;
-                }
-            }
-            _ => self.any_whole(number, is_negative),
+    /// Writes a whole number, eight digits at a time.
+    pub fn whole(&mut self, number: u64) {
+        let (front, rest) = (number / EIGHT_DIGITS, digits((number % EIGHT_DIGITS) as u32));
+        let zeros = if front > 0 {
+            self.whole(front);
+            0
+        } else {
+            // The first digit is the lowest byte. A zero has one too.
+            (rest.trailing_zeros() / 8).min(7)
+        };
+        let text = (rest | 0x3030_3030_3030_3030) >> (8 * zeros);
+        self.room(8);
+        if let Some(place) = self.place() {
+            *place = text.to_le_bytes();
+            self.at += 8 - zeros as usize;
         }
     }
 
-    fn any_whole(&mut self, number: u64, is_negative: bool) {
-        // Twice as long as needed, so that the digits may be copied in one length wherever they begin.
-        let mut digits = [b'-'; 2 * DIGITS];
-        let (mut first, mut left) = (DIGITS, number);
-        for place in digits[..DIGITS].iter_mut().rev() {
-            *place = b'0' + (left % 10) as u8;
-            left /= 10;
-            first -= 1;
-            if left == 0 {
-                break;
-            }
-        }
-        first -= usize::from(is_negative);
-        self.room(DIGITS);
-        let digits = digits
-            .get(first..)
-            .and_then(|digits| digits.first_chunk::<DIGITS>());
-        if let (Some(digits), Some(place)) = (digits, self.place(0)) {
-            *place = *digits;
-            self.at += DIGITS - first;
-        }
-    }
-
-    fn place<const LENGTH: usize>(&mut self, ahead: usize) -> Option<&mut [u8; LENGTH]> {
-        self.bytes.get_mut(self.at + ahead..)?.first_chunk_mut()
+    fn place<const LENGTH: usize>(&mut self) -> Option<&mut [u8; LENGTH]> {
+        self.bytes.get_mut(self.at..)?.first_chunk_mut()
     }
 
     fn room(&mut self, bytes: usize) {
@@ -116,21 +96,18 @@ impl<'a> Out<'a> {
     }
 }
 
-/// The digits of a number below [`EIGHT_DIGITS`], and how many there are; what follows them has no meaning.
+/// The eight digits of a number below [`EIGHT_DIGITS`], zeros before it included, each in a byte and the first in the
+/// lowest.
 ///
-/// All are found at once, each in a byte of one word: the halves of the number, then their hundreds and the rest, then
-/// tens and ones. Dividing is multiplying by the inverse, which is exact for numbers as small as these (P. Khuong, "How
-/// to print integers really fast", 2017).
-fn digits(number: u32) -> ([u8; 8], usize) {
+/// All are found at once: the halves of the number, then their hundreds and the rest, then tens and ones. Dividing is
+/// multiplying by the inverse, which is exact for numbers as small as these (P. Khuong, "How to print integers really
+/// fast", 2017).
+fn digits(number: u32) -> u64 {
     let halves = u64::from(number / 10_000) | u64::from(number % 10_000) << 32;
     let hundreds = ((halves * 10_486) >> 20) & 0x0000_007f_0000_007f;
     let pairs = hundreds | (halves - 100 * hundreds) << 16;
     let tens = ((pairs * 103) >> 10) & 0x000f_000f_000f_000f;
-    let all = tens | (pairs - 10 * tens) << 8;
-    // The first digit is the lowest byte. A zero has one too.
-    let zeros = (all.trailing_zeros() / 8).min(7);
-    let text = (all | 0x3030_3030_3030_3030) >> (8 * zeros);
-    (text.to_le_bytes(), 8 - zeros as usize)
+    tens | (pairs - 10 * tens) << 8
 }
 
 impl fmt::Write for Out<'_> {
@@ -164,10 +141,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn eight_digits_are_found_at_once(number in 0..EIGHT_DIGITS, fewer in 0u32..9) {
-            for number in [number, number / 10u32.pow(fewer), EIGHT_DIGITS - 1] {
-                let (text, count) = digits(number);
-                prop_assert_eq!(std::str::from_utf8(&text[..count]).unwrap(), number.to_string());
+        fn whole_numbers_are_written_as_they_are_displayed(number in 0..EIGHT_DIGITS, fewer in 0u32..9, any in any::<u64>()) {
+            let fewer = 10u64.pow(fewer);
+            for number in [number, number / fewer, EIGHT_DIGITS - 1, EIGHT_DIGITS, any, any / fewer, u64::MAX] {
+                let mut bytes = vec![];
+                let mut out = Out::after(&mut bytes);
+                out.whole(number);
+                out.done();
+                prop_assert_eq!(String::from_utf8(bytes).unwrap(), number.to_string());
             }
         }
 

@@ -76,13 +76,13 @@ impl Reading {
         out.write_str("\",\"stream\":")?;
         write_json_string(out, stream)?;
         out.write_str(",\"seq\":")?;
-        out.whole(seq, false);
+        out.whole(seq);
         out.write_str(",\"quality\":\"")?;
         out.write_str(self.quality.as_str())?;
         out.write_char('"')?;
         if self.skipped > 0 {
             out.write_str(",\"skipped\":")?;
-            out.whole(self.skipped.into(), false);
+            out.whole(self.skipped.into());
         }
         for (name, label) in self.labels.iter() {
             out.write_char(',')?;
