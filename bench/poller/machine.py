@@ -9,9 +9,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, its ended threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """User and system time of a process, its ended threads included.
+
+    By the process's own clock, in nanoseconds: /proc counts ticks of 10 ms, several percent of what is
+    measured here. The number of the clock is made as clock_getcpuclockid(3) makes it.
+    """
+    return time.clock_gettime_ns(~pid << 3 | 2) / 1e9
 
 
 def memory_mib(pid: int) -> dict:

@@ -104,13 +104,18 @@ def percentiles(values: list) -> dict:
 def lateness(seen: list, plant: Plant, began: float, ended: float, phased: bool) -> dict:
     """Milliseconds from the due instant to the arrival of the request at the meter.
 
-    A poll is due at a multiple of the interval plus the endpoint's phase, which is made of its
-    address; Telegraf has no phases.
+    A poll is due at a multiple of the interval plus the endpoint's phase: one of so many moments, by
+    its address, that at most four endpoints share each on average (docs/decisions/0025). Telegraf has
+    no phases.
     """
+    digest = lambda text: xxhash.xxh3_64_intdigest(text.encode())  # noqa: E731
+    spread = min(plant.interval_ms, 10_000)
+    moments = 1 << (-(-plant.endpoints // 4) - 1).bit_length()
+    shift = digest("bench/bench/0") % spread
     phases = {}
     for port in plant.ports():
-        digest = xxhash.xxh3_64_intdigest(plant.address(port).encode())
-        phases[port] = digest % min(plant.interval_ms, 10_000) if phased else 0
+        moment = digest(plant.address(port)) % moments
+        phases[port] = (shift + moment * spread // moments) % spread if phased else 0
     inside = [(at, port, unit) for at, port, unit in seen if began * 1e9 <= at < ended * 1e9]
     if not inside:
         raise Failed("no request was seen on the loopback")

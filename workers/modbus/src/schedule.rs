@@ -1,9 +1,10 @@
 //! When a meter is due: slot arithmetic, without a clock.
 //!
 //! A slot is a multiple of the interval since the UTC epoch, so that the readings of every meter, pod and
-//! site fall on the same times. Its poll is due at slot + phase; the phase spreads the endpoints, so that
-//! a thousand of them do not start in one millisecond. The slots of a meter only rise: when the clock
-//! steps back, they wait.
+//! site fall on the same times. Its poll is due at slot + phase. The phases spread the endpoints over the
+//! interval, so that a thousand of them do not start in one millisecond, but no further than that needs:
+//! a few endpoints share each moment, because to be woken out of idle costs a process as much as several
+//! polls do (docs/decisions/0025). The slots of a meter only rise: when the clock steps back, they wait.
 
 use std::time::Duration;
 
@@ -14,11 +15,40 @@ use xxhash_rust::xxh3::xxh3_64;
 /// because its interval is 15 minutes long; ten seconds are wide enough for thousands of endpoints.
 pub const MAX_SPREAD_MILLIS: u64 = 10_000;
 
-/// The phase of a key, such as an endpoint's address, in milliseconds: from 0 to below the interval, and
-/// below [`MAX_SPREAD_MILLIS`]. The same key has the same phase in every process.
-#[must_use]
-pub fn phase(key: &str, interval_millis: u64) -> u64 {
-    xxh3_64(key.as_bytes()) % interval_millis.clamp(1, MAX_SPREAD_MILLIS)
+/// How many endpoints share a moment, at most on average. Their first requests leave within a fraction of
+/// a millisecond.
+pub const TOGETHER: u64 = 4;
+
+/// How the polls of one process are spread over an interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// Its moments in an interval, a power of two: most endpoints stay where they are when some are added.
+    moments: u64,
+    /// Sets the moments of one process apart from those of others.
+    shift: u64,
+}
+
+impl Spread {
+    /// The spread of a process that polls so many endpoints. `process` tells it from others, which have
+    /// moments of their own.
+    #[must_use]
+    pub fn new(process: &str, endpoints: usize) -> Self {
+        let endpoints = u64::try_from(endpoints).unwrap_or(u64::MAX / 2);
+        Self {
+            moments: endpoints.div_ceil(TOGETHER).next_power_of_two(),
+            shift: xxh3_64(process.as_bytes()),
+        }
+    }
+
+    /// The phase of an endpoint, by its address, in milliseconds: from 0 to below the interval, and below
+    /// [`MAX_SPREAD_MILLIS`]. It is the same each time the process starts.
+    #[must_use]
+    pub fn phase(&self, address: &str, interval_millis: u64) -> u64 {
+        let spread = interval_millis.clamp(1, MAX_SPREAD_MILLIS);
+        let moment = xxh3_64(address.as_bytes()) % self.moments;
+        // A process has less than 2^40 endpoints, so this does not overflow.
+        (self.shift % spread + moment.saturating_mul(spread) / self.moments) % spread
+    }
 }
 
 /// The slots of one interval and phase.
@@ -137,16 +167,43 @@ mod tests {
     }
 
     #[test]
-    fn spreads_keys_evenly_and_the_same_way_in_every_process() {
-        assert_eq!(phase("10.0.0.7:502", 1_000), phase("10.0.0.7:502", 1_000));
-        let mut tenths = [0; 10];
-        for host in 0..1_000 {
-            let phase = phase(&format!("10.0.0.{host}:502"), 10_000);
-            tenths[(phase / 1_000) as usize] += 1;
+    fn a_few_endpoints_share_a_moment_and_a_thousand_do_not() {
+        for (endpoints, interval, moments, most) in [
+            (1, 1_000, 1, 1),
+            (3, 100, 1, 3),
+            (4, 1_000, 1, 4),
+            (5, 1_000, 2, 4),
+            (100, 1_000, 32, 12),
+            (1_000, 10_000, 256, 15),
+            // No more moments than milliseconds.
+            (1_000, 20, 20, 80),
+        ] {
+            let spread = Spread::new("plant/hall/0", endpoints);
+            let mut shared = std::collections::BTreeMap::new();
+            for host in 0..endpoints {
+                let phase = spread.phase(&format!("10.0.{}.{}:502", host / 250, host % 250), interval);
+                assert!(phase < interval, "{phase}");
+                *shared.entry(phase).or_insert(0) += 1;
+            }
+            assert!(shared.len() <= moments, "{endpoints}: {shared:?}");
+            assert!(shared.len() * 10 >= moments * 9, "{endpoints}: {shared:?}");
+            assert!(shared.values().all(|n| *n <= most), "{endpoints}: {shared:?}");
         }
-        assert!(tenths.iter().all(|n| (60..140).contains(n)), "{tenths:?}");
-        assert!(phase("10.0.0.7:502", 900_000) < MAX_SPREAD_MILLIS);
-        assert_eq!(phase("x", 0), 0);
+    }
+
+    #[test]
+    fn moments_are_the_same_at_each_start_and_apart_from_those_of_other_processes() {
+        let spread = |process| Spread::new(process, 3).phase("10.0.0.7:502", 1_000);
+        assert_eq!(spread("plant/hall/0"), spread("plant/hall/0"));
+        assert_ne!(spread("plant/hall/0"), spread("plant/hall/1"));
+        // An endpoint more leaves most of the others where they were, as long as it takes no more moments.
+        let (before, after) = (Spread::new("plant/hall/0", 20), Spread::new("plant/hall/0", 32));
+        assert_eq!(
+            before.phase("10.0.0.7:502", 1_000),
+            after.phase("10.0.0.7:502", 1_000)
+        );
+        assert!(Spread::new("x", 9).phase("10.0.0.7:502", 900_000) < MAX_SPREAD_MILLIS);
+        assert_eq!(Spread::new("x", 0).phase("y", 0), 0);
     }
 
     proptest! {
@@ -155,7 +212,7 @@ mod tests {
             interval in 1u64..100_000, key in "[a-z]{1,8}", start in 0i64..4_000_000_000_000,
             steps in prop::collection::vec(-300_000i64..300_000, 1..60),
         ) {
-            let slots = Slots::new(interval, phase(&key, interval));
+            let slots = Slots::new(interval, Spread::new(&key, 1).phase(&key, interval));
             let mut now = start;
             let mut last = slots.first_after(Timestamp(now));
             prop_assert!(last.0 > now);

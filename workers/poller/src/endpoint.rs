@@ -34,8 +34,6 @@ use crate::{
     state::{LeftOutState, Measured, MeterId, PollerState},
 };
 
-/// The longest sleep: the clock may be set meanwhile.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How long the poll that is under way at the end may take.
 const LAST_POLL: Duration = Duration::from_millis(800);
 /// Most questions that are sent ahead, the last meter's aside.
@@ -221,7 +219,7 @@ impl<C: Connector> Endpoint<C> {
                 Next::Report(at) => self.report(at),
                 Next::Wait(pause) => {
                     tokio::select! {
-                        () = sleep(pause.min(LONGEST_SLEEP)) => {}
+                        () = self.around.clock.sleep(wall, pause) => {}
                         () = end.as_mut() => {}
                     }
                 }

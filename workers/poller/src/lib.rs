@@ -3,7 +3,8 @@
 //! In the order of a reading's life:
 //! 1. [`setup`]: the configuration file becomes endpoints and meters.
 //! 2. [`endpoint`]: one task per endpoint polls the meters behind it. Its [`agenda`] decides which one is next, by its
-//!    slots, by how its unit has done lately ([`backoff`]), and by how long the line would be held ([`hold`]).
+//!    slots, by how its unit has done lately ([`backoff`]), and by how long the line would be held ([`hold`]). In
+//!    between it sleeps by the [`clock`], which has an [`alarm`] of the kernel.
 //! 3. [`meter`]: one poll of one meter by its [`learned`] read plan, over a [`mod@line`], by a [`client`] that
 //!    can only read.
 //! 4. [`spool`]: every record passes through it, and is safe once it is in.
@@ -14,6 +15,8 @@
 //! [`run`] puts them together, [`state`] and [`observe`] say how they are.
 
 pub mod agenda;
+#[cfg(target_os = "linux")]
+pub mod alarm;
 pub mod backoff;
 pub mod client;
 pub mod clock;

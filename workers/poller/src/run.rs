@@ -16,6 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+#[cfg(target_os = "linux")]
+use crate::alarm::Alarm;
 use crate::{
     clock::Clock,
     encode::Encoder,
@@ -30,6 +32,8 @@ use crate::{
     window::WindowLimits,
 };
 
+/// How often the spool's figures are shown; they are asked for less often.
+const SHOWN_EVERY: Duration = Duration::from_secs(5);
 /// How long the end may take, the leaving of the process aside.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -110,15 +114,20 @@ where
         config.buffer.sync_interval.as_std(),
         state.clone(),
     )));
-    tokio::spawn(keepers.run_until_cancelled_owned(show_figures(spool.clone(), state.clone())));
+    tokio::spawn(
+        keepers
+            .clone()
+            .run_until_cancelled_owned(show_figures(spool.clone(), state.clone())),
+    );
 
+    let clock = clock(&keepers);
     let mut endpoints = JoinSet::new();
     for (number, setup) in setups.into_iter().enumerate() {
         let around = Surroundings {
             spool: spool.clone(),
             state: state.clone(),
             shutdown: shutdown.clone(),
-            clock: Clock::system(),
+            clock: clock.clone(),
         };
         endpoints.spawn(endpoint::run(number, setup, around));
     }
@@ -159,6 +168,26 @@ where
     }
 }
 
+/// The system's clock, with an alarm that rings until `keepers` are cancelled.
+#[cfg(target_os = "linux")]
+fn clock(keepers: &CancellationToken) -> Clock {
+    match Alarm::new() {
+        Ok(alarm) => {
+            tokio::spawn(keepers.clone().run_until_cancelled_owned(alarm.clone().ring()));
+            Clock::with_alarm(alarm)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the kernel's timer cannot be had; the runtime's is used, and polls are later by it");
+            Clock::system()
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn clock(_: &CancellationToken) -> Clock {
+    Clock::system()
+}
+
 async fn keep_synced(spool: SharedSpool, every: Duration, state: Arc<PollerState>) {
     spool
         .keep_synced(every, |result| {
@@ -171,7 +200,7 @@ async fn keep_synced(spool: SharedSpool, every: Duration, state: Arc<PollerState
 }
 
 async fn show_figures(spool: SharedSpool, state: Arc<PollerState>) {
-    let mut every = interval(Duration::from_secs(1));
+    let mut every = interval(SHOWN_EVERY);
     loop {
         every.tick().await;
         let stats = spool.lock().stats();

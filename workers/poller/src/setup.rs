@@ -15,7 +15,7 @@ use corrente_config::{EndpointAddress, PollerConfig, poller::MapKey};
 use corrente_crds::poller::{Endpoint, Transport};
 use corrente_modbus::{
     CompiledMap, CostModel,
-    schedule::{Slots, phase},
+    schedule::{Slots, Spread},
 };
 
 use crate::{
@@ -116,10 +116,12 @@ pub struct MeterSetup {
 #[must_use]
 pub fn endpoints(config: &PollerConfig) -> Vec<(EndpointSetup, EndpointState)> {
     let mut models = Models::default();
+    let process = format!("{}/{}/{}", config.namespace, config.name, config.shard);
+    let spread = Spread::new(&process, config.endpoints.len());
     config
         .endpoints
         .iter()
-        .map(|endpoint| set_up(config, endpoint, &mut models))
+        .map(|endpoint| set_up(config, endpoint, spread, &mut models))
         .collect()
 }
 
@@ -176,6 +178,7 @@ impl<'a> Models<'a> {
 fn set_up<'a>(
     config: &'a PollerConfig,
     endpoint: &'a Endpoint,
+    spread: Spread,
     models: &mut Models<'a>,
 ) -> (EndpointSetup, EndpointState) {
     let address = EndpointAddress::of(endpoint);
@@ -186,7 +189,11 @@ fn set_up<'a>(
             ..MeterState::default()
         };
         let usable = match &address {
-            Ok(address) => self::meter(config, endpoint, address, meter, models),
+            Ok(address) => self::meter(config, endpoint, meter, models).map(|(meter, interval)| {
+                // The meters of a line share its phase: they are read one after the other anyway.
+                let phase = spread.phase(&address.to_string(), interval);
+                (meter, Slots::new(interval, phase))
+            }),
             Err(error) => Err(error.to_string()),
         };
         match usable {
@@ -219,19 +226,17 @@ fn set_up<'a>(
     (setup, state)
 }
 
+/// The meter, and its interval in milliseconds.
 fn meter<'a>(
     config: &'a PollerConfig,
     endpoint: &Endpoint,
-    address: &EndpointAddress,
     meter: &'a corrente_crds::poller::Meter,
     models: &mut Models<'a>,
-) -> Result<(Meter, Slots), String> {
+) -> Result<(Meter, u64), String> {
     let model = models.get(config, meter, cost_model(endpoint))?;
     let unit = u8::try_from(meter.unit_id)
         .map_err(|_| format!("the unit id is {}; unit ids are 0 to 255", meter.unit_id))?;
     let interval = meter.interval.unwrap_or(config.interval).as_millis();
-    // The meters of a line share its phase: they are read one after the other anyway.
-    let slots = Slots::new(interval, phase(&address.to_string(), interval));
     let meter = Meter::of(&meter.name, unit, meter.labels.clone(), model);
-    Ok((meter, slots))
+    Ok((meter, interval))
 }

@@ -1,5 +1,7 @@
 //! What a poll has read so far, value by value; and the reading it becomes.
 
+use std::collections::BTreeMap;
+
 use corrente_modbus::{BadValue, CompiledMap, ReadRequest, decode};
 use corrente_record::{Name, Quality, Reading, Value};
 
@@ -8,13 +10,20 @@ use crate::{client::Registers, learned::Cause};
 /// The longest reason in a record, in characters.
 const REASON_LENGTH: usize = 120;
 
-/// What came of one value.
-#[derive(Clone, Debug, PartialEq)]
+/// What came of one value. A byte each: in nearly every poll all of them are in their places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     /// Nothing yet.
     None,
     /// It is in its place.
     Value,
+    /// It is not, and why is written down.
+    Not,
+}
+
+/// Why a value is not in its place.
+#[derive(Clone, Debug, PartialEq)]
+enum Why {
     /// It was read, and is none.
     Bad(BadValue),
     /// It was not read.
@@ -25,6 +34,7 @@ enum Outcome {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Results {
     outcomes: Vec<Outcome>,
+    why: BTreeMap<usize, Why>,
     /// A place for each value beside its name. A poll that reads all of them leaves them as they are.
     places: Vec<(Name, Value)>,
 }
@@ -34,6 +44,7 @@ impl Results {
     pub fn reset(&mut self, map: &CompiledMap, places: Vec<(Name, Value)>) {
         self.outcomes.clear();
         self.outcomes.resize(map.values.len(), Outcome::None);
+        self.why.clear();
         self.places = places;
         let is_same = |((place, _), name): (&(Name, Value), &Name)| place.is(name);
         if self.places.len() != map.values.len() || !self.places.iter().zip(map.names()).all(is_same) {
@@ -44,14 +55,22 @@ impl Results {
     }
 
     pub fn take(&mut self, map: &CompiledMap, request: &ReadRequest, registers: &Registers) {
+        let Self {
+            outcomes,
+            why,
+            places,
+        } = self;
         decode(map, request, registers.answer(), &mut |index, value| {
-            if let (Some(outcome), Some(place)) = (self.outcomes.get_mut(index), self.places.get_mut(index)) {
+            if let (Some(outcome), Some(place)) = (outcomes.get_mut(index), places.get_mut(index)) {
                 *outcome = match value {
                     Ok(value) => {
                         place.1 = value;
                         Outcome::Value
                     }
-                    Err(bad) => Outcome::Bad(bad),
+                    Err(bad) => {
+                        why.insert(index, Why::Bad(bad));
+                        Outcome::Not
+                    }
                 };
             }
         });
@@ -60,32 +79,46 @@ impl Results {
     /// Those were asked for and refused. What another request read stays.
     pub fn refuse(&mut self, values: &[usize], cause: &Cause) {
         for &index in values {
-            if let Some(outcome @ (Outcome::None | Outcome::Missing(_))) = self.outcomes.get_mut(index) {
-                *outcome = Outcome::Missing(cause.clone());
+            let is_open = match self.outcomes.get(index) {
+                Some(Outcome::None) => true,
+                Some(Outcome::Not) => matches!(self.why.get(&index), Some(Why::Missing(_))),
+                Some(Outcome::Value) | None => false,
+            };
+            if is_open {
+                self.missing(index, cause);
             }
         }
     }
 
     /// The reason of a value that was not asked for.
     pub fn explain(&mut self, index: usize, cause: &Cause) {
-        if let Some(outcome @ Outcome::None) = self.outcomes.get_mut(index) {
-            *outcome = Outcome::Missing(cause.clone());
+        if self.outcomes.get(index) == Some(&Outcome::None) {
+            self.missing(index, cause);
+        }
+    }
+
+    fn missing(&mut self, index: usize, cause: &Cause) {
+        if let Some(outcome) = self.outcomes.get_mut(index) {
+            *outcome = Outcome::Not;
+            self.why.insert(index, Why::Missing(cause.clone()));
         }
     }
 
     /// Fills a reading. `rest` is the reason of what has no result.
     pub fn reading(&mut self, rest: &Cause, mut reading: Reading) -> Reading {
         reading.values = std::mem::take(&mut self.places);
-        let mut outcomes = self.outcomes.iter();
-        if !outcomes.all(|outcome| *outcome == Outcome::Value) {
-            let mut outcomes = self.outcomes.iter();
+        if self.outcomes.iter().any(|outcome| *outcome != Outcome::Value) {
+            let mut outcomes = self.outcomes.iter().enumerate();
             reading.values.retain(|(name, _)| {
                 // The reason stands at every value, so that a record is bounded only if it is.
                 let reason = match outcomes.next() {
-                    Some(Outcome::Value) => return true,
-                    Some(Outcome::Bad(bad)) => bad.to_string(),
-                    Some(Outcome::Missing(cause)) => shortened(cause),
-                    Some(Outcome::None) | None => shortened(rest),
+                    Some((_, Outcome::Value)) => return true,
+                    Some((index, Outcome::Not)) => match self.why.get(&index) {
+                        Some(Why::Bad(bad)) => bad.to_string(),
+                        Some(Why::Missing(cause)) => shortened(cause),
+                        None => shortened(rest),
+                    },
+                    Some((_, Outcome::None)) | None => shortened(rest),
                 };
                 reading.bad.push((name.clone(), reason));
                 false

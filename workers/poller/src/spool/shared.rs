@@ -10,7 +10,10 @@ use std::{
 };
 
 use corrente_record::Reading;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use super::{Spool, SpoolError};
 
@@ -104,16 +107,17 @@ impl SharedSpool {
     /// Keeps the spool synced until dropped: soon after a record is written, or a segment was acknowledged, and at most once per
     /// `interval`. What came of each sync is given to `report`; one that failed is tried again.
     pub async fn keep_synced(&self, interval: Duration, report: impl Fn(Result<(), &SpoolError>)) {
+        let mut next = Instant::now();
         loop {
             self.written.notified().await;
-            tokio::time::sleep(GATHER.min(interval)).await;
-            let started = Instant::now();
+            // One sleep for both, since to be woken costs more than most of what is done then.
+            sleep_until(next.max(Instant::now() + GATHER.min(interval))).await;
+            next = Instant::now() + interval;
             let result = self.sync().await;
             report(result.as_ref().copied());
             if result.is_err() {
                 self.written.notify_one();
             }
-            tokio::time::sleep_until(started + interval).await;
         }
     }
 }
