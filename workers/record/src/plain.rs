@@ -27,36 +27,27 @@ const DIGITS: usize = 19;
 
 /// Fills `view` with the record in `bytes`; `None` where this is not the way to read it.
 pub(crate) fn read<'a>(bytes: &'a [u8], view: &mut View<'a>, reader: &mut Reader<'a>) -> Option<()> {
-    let mut cursor = Cursor {
-        text: std::str::from_utf8(bytes).ok()?,
-        at: 0,
-    };
+    let mut cursor = Cursor { bytes, at: 0 };
     let (mut ts, mut meter) = (None, None);
-    cursor.expect(b'{')?;
-    cursor.space();
     for number in 0.. {
-        let (what, key) = cursor.key(number, reader)?;
-        cursor.space();
+        let Some((what, new)) = cursor.key(number, reader)? else {
+            break;
+        };
         match what {
             What::Ts => ts = Some(cursor.time(reader)?),
             What::Meter => meter = Some(cursor.string()?),
             What::Slot => view.slot = Some(cursor.time(reader)?),
-            What::Stream => view.stream = Some(cursor.string()?),
+            What::Stream => view.stream = Some(cursor.stream(reader)?),
             What::Seq => view.seq = Some(cursor.unsigned()?),
-            What::Quality => view.quality = Some(quality(&cursor.string()?)?),
+            What::Quality => view.quality = Some(quality(cursor.raw_string()?.0)?),
             What::Skipped => view.skipped = Some(u32::try_from(cursor.unsigned()?).ok()?),
             What::Bad => view.bad = Some(Cow::Borrowed(cursor.reasons()?)),
-            What::Field => {
-                if let Some(value) = cursor.value()? {
-                    view.fields.push((key, value));
-                }
-            }
-        }
-        cursor.space();
-        match cursor.next()? {
-            b',' => cursor.space(),
-            b'}' => break,
-            _ => return None,
+            // As nearly always, and without a way around for the name: see Number.
+            What::Field => match (new, reader.name(number)) {
+                (None, Some(Cow::Borrowed(name))) => cursor.field(Cow::Borrowed(name), &mut view.fields)?,
+                (None, name) => cursor.field(name?.clone(), &mut view.fields)?,
+                (Some(name), _) => cursor.field(name, &mut view.fields)?,
+            },
         }
     }
     cursor.space();
@@ -68,20 +59,42 @@ pub(crate) fn read<'a>(bytes: &'a [u8], view: &mut View<'a>, reader: &mut Reader
     Some(())
 }
 
-fn quality(word: &str) -> Option<Quality> {
-    [Quality::Good, Quality::Partial, Quality::Failed]
-        .into_iter()
-        .find(|quality| quality.as_str() == word)
+fn quality(word: &[u8]) -> Option<Quality> {
+    Some(match word {
+        b"good" => Quality::Good,
+        b"partial" => Quality::Partial,
+        b"failed" => Quality::Failed,
+        _ => return None,
+    })
 }
 
+/// What a number is, in registers: put into a value, handed on and moved to its place, it costs more than its digits do.
+#[derive(Clone, Copy)]
+struct Number {
+    kind: Kind,
+    bits: u64,
+}
+
+/// How the bits of a number are to be understood.
+#[derive(Clone, Copy)]
+enum Kind {
+    Int,
+    UInt,
+    Float,
+    /// It is to be read anew by [`Cursor::rare_number`]; the bits say whether it has decimal places.
+    Rare,
+}
+
+/// A place in the bytes of a record. What JSON has outside of strings is ASCII, so that only what is within them has to
+/// be looked at for whether it is UTF-8.
 struct Cursor<'a> {
-    text: &'a str,
+    bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Cursor<'a> {
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.bytes.get(self.at).copied()
     }
 
     fn next(&mut self) -> Option<u8> {
@@ -102,22 +115,52 @@ impl<'a> Cursor<'a> {
 
     /// The rest of a word whose first letter was seen.
     fn word(&mut self, word: &str) -> Option<()> {
-        let rest = self.text.as_bytes().get(self.at..)?;
+        let rest = self.bytes.get(self.at..)?;
         rest.starts_with(word.as_bytes()).then(|| self.at += word.len())
     }
 
-    /// The key in this place of the record, up to its colon: as in the record before, or as it is.
-    fn key(&mut self, number: usize, reader: &mut Reader<'a>) -> Option<(What, Cow<'a, str>)> {
-        let rest = self.text.as_bytes().get(self.at..)?;
+    fn slice(&self, begin: usize, end: usize) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes.get(begin..end)?).ok()
+    }
+
+    /// The key in this place of the record, from the end of the value before it to the beginning of its own: as in the
+    /// record before, or as it is; the name comes along only where it is new. `Some(None)` is the end of the record.
+    #[inline(always)]
+    fn key(
+        &mut self,
+        number: usize,
+        reader: &mut Reader<'a>,
+    ) -> Option<Option<(What, Option<Cow<'a, str>>)>> {
+        let rest = self.bytes.get(self.at..)?;
         if let Some(key) = reader.key(number, rest) {
             self.at += key.text.len();
-            return Some((key.what, key.name.clone()));
+            return Some(Some((key.what, None)));
         }
+        self.new_key(number, reader)
+    }
+
+    fn new_key(
+        &mut self,
+        number: usize,
+        reader: &mut Reader<'a>,
+    ) -> Option<Option<(What, Option<Cow<'a, str>>)>> {
         let begin = self.at;
+        if number == 0 {
+            self.expect(b'{')?;
+        } else {
+            self.space();
+            match self.next()? {
+                b',' => {}
+                b'}' => return Some(None),
+                _ => return None,
+            }
+        }
+        self.space();
         let name = self.string()?;
         self.space();
         self.expect(b':')?;
-        let (text, what) = (self.text.as_bytes().get(begin..self.at)?, What::of(&name));
+        self.space();
+        let (text, what) = (self.bytes.get(begin..self.at)?, What::of(&name));
         reader.remember(
             number,
             Key {
@@ -126,12 +169,12 @@ impl<'a> Cursor<'a> {
                 name: name.clone(),
             },
         );
-        Some((what, name))
+        Some(Some((what, Some(name))))
     }
 
     /// A time, with its quotes.
     fn time(&mut self, reader: &mut Reader<'a>) -> Option<Timestamp> {
-        let rest = self.text.as_bytes().get(self.at..)?;
+        let rest = self.bytes.get(self.at..)?;
         if let Some(([b'"', text @ .., b'"'], _)) = rest.split_first_chunk::<26>()
             && let Some(time) = reader.of_the_minute(text)
         {
@@ -146,26 +189,40 @@ impl<'a> Cursor<'a> {
         Some(time)
     }
 
+    /// A stream's id, with its quotes: records come in runs of one stream.
+    fn stream(&mut self, reader: &mut Reader<'a>) -> Option<Cow<'a, str>> {
+        let rest = self.bytes.get(self.at..)?;
+        if let Some(stream) = reader.stream_of(rest) {
+            self.at += stream.len() + 2;
+            return Some(Cow::Borrowed(stream));
+        }
+        let stream = self.string()?;
+        if let Cow::Borrowed(stream) = stream {
+            reader.remember_stream(stream);
+        }
+        Some(stream)
+    }
+
     /// A string with its quotes.
     fn string(&mut self) -> Option<Cow<'a, str>> {
         let (inner, escaped) = self.raw_string()?;
         if escaped {
             // With its quotes, which are one byte each.
-            let quoted = self.text.get(self.at - inner.len() - 2..self.at)?;
+            let quoted = self.slice(self.at - inner.len() - 2, self.at)?;
             return serde_json::from_str(quoted).ok().map(Cow::Owned);
         }
-        Some(Cow::Borrowed(inner))
+        std::str::from_utf8(inner).ok().map(Cow::Borrowed)
     }
 
     /// What is between the quotes of a string, and whether there are escapes in it.
-    fn raw_string(&mut self) -> Option<(&'a str, bool)> {
+    fn raw_string(&mut self) -> Option<(&'a [u8], bool)> {
         self.expect(b'"')?;
         let begin = self.at;
         let mut escaped = false;
         loop {
-            self.at += special(self.text.as_bytes().get(self.at..)?)?;
+            self.at += special(self.bytes.get(self.at..)?)?;
             match self.next()? {
-                b'"' => return Some((self.text.get(begin..self.at - 1)?, escaped)),
+                b'"' => return Some((self.bytes.get(begin..self.at - 1)?, escaped)),
                 b'\\' => {
                     escaped = true;
                     self.next()?;
@@ -192,43 +249,62 @@ impl<'a> Cursor<'a> {
             }
             match self.next()? {
                 b',' => {}
-                b'}' => return self.text.get(begin..self.at),
+                b'}' => return self.slice(begin, self.at),
                 _ => return None,
             }
         }
     }
 
-    /// A value of a record; `Some(None)` is a null.
-    fn value(&mut self) -> Option<Option<ValueRef<'a>>> {
-        Some(Some(match self.peek()? {
-            b'"' => ValueRef::Text(self.string()?),
+    /// The value of a metric or a label, which goes to `fields` unless it is null.
+    #[inline(always)]
+    fn field(&mut self, key: Cow<'a, str>, fields: &mut Vec<(Cow<'a, str>, ValueRef<'a>)>) -> Option<()> {
+        match self.peek()? {
+            b'"' => {
+                let text = self.string()?;
+                fields.push((key, ValueRef::Text(text)));
+            }
             b't' => {
                 self.word("true")?;
-                ValueRef::Bool(true)
+                fields.push((key, ValueRef::Bool(true)));
             }
             b'f' => {
                 self.word("false")?;
-                ValueRef::Bool(false)
+                fields.push((key, ValueRef::Bool(false)));
             }
-            b'n' => {
-                self.word("null")?;
-                return Some(None);
+            b'n' => self.word("null")?,
+            _ => {
+                let (begin, Number { kind, bits }) = (self.at, self.number()?);
+                match kind {
+                    Kind::Int => fields.push((key, ValueRef::Int(bits.cast_signed()))),
+                    Kind::Float => fields.push((key, ValueRef::Float(f64::from_bits(bits)))),
+                    Kind::UInt => fields.push((key, ValueRef::UInt(bits))),
+                    Kind::Rare => {
+                        let number = self.rare_number(begin, bits > 0)?;
+                        fields.push((key, number));
+                    }
+                }
             }
-            _ => self.number()?,
-        }))
+        }
+        Some(())
     }
 
     fn unsigned(&mut self) -> Option<u64> {
-        match self.number()? {
-            ValueRef::Int(number) => u64::try_from(number).ok(),
-            ValueRef::UInt(number) => Some(number),
-            _ => None,
+        let (begin, Number { kind, bits }) = (self.at, self.number()?);
+        match kind {
+            Kind::Int => u64::try_from(bits.cast_signed()).ok(),
+            Kind::UInt => Some(bits),
+            Kind::Float => None,
+            Kind::Rare => match self.rare_number(begin, bits > 0)? {
+                ValueRef::Int(number) => u64::try_from(number).ok(),
+                ValueRef::UInt(number) => Some(number),
+                _ => None,
+            },
         }
     }
 
     /// Adds the digits that come to `sum`; gives how many there are. The sum means nothing beyond 19 digits.
     fn digits(&mut self, sum: &mut u64) -> usize {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
         let mut count = 0;
         for byte in rest {
             let digit = byte.wrapping_sub(b'0');
@@ -242,8 +318,9 @@ impl<'a> Cursor<'a> {
         count
     }
 
-    fn number(&mut self) -> Option<ValueRef<'a>> {
-        let begin = self.at;
+    /// A number, up to an exponent.
+    #[inline(always)]
+    fn number(&mut self) -> Option<Number> {
         let negative = self.peek()? == b'-';
         self.at += usize::from(negative);
         let zero = self.peek()? == b'0';
@@ -260,46 +337,47 @@ impl<'a> Cursor<'a> {
                 return None;
             }
         }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
+        let number = |kind, bits| Some(Number { kind, bits });
+        if !matches!(self.peek(), Some(b'e' | b'E')) && whole + places <= DIGITS {
+            if places == 0 {
+                match (negative, i64::try_from(sum)) {
+                    (false, Ok(_)) => return number(Kind::Int, sum),
+                    (false, Err(_)) => return number(Kind::UInt, sum),
+                    // There is no whole number that says -0.
+                    (true, Ok(1..)) => return number(Kind::Int, sum.wrapping_neg()),
+                    (true, _) => {}
+                }
+            } else if let Some(ten) = TENS.get(places).filter(|_| sum <= EXACT) {
+                let quotient = sum as f64 / ten;
+                let quotient = if negative { -quotient } else { quotient };
+                return number(Kind::Float, quotient.to_bits());
+            }
+        }
+        number(Kind::Rare, u64::from(places > 0))
+    }
+
+    /// The number from `begin` on, of which all up to an exponent was read: one that is not put together from its digits.
+    #[cold]
+    fn rare_number(&mut self, begin: usize, has_places: bool) -> Option<ValueRef<'a>> {
+        let has_exponent = matches!(self.peek(), Some(b'e' | b'E'));
+        if has_exponent {
             self.at += 1;
             self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
             if self.digits(&mut 0) == 0 {
                 return None;
             }
-            return self.float(begin);
         }
-        if whole + places > DIGITS {
-            return if places == 0 && !negative {
-                // Twenty digits may still be a whole number of 64 bits.
-                let text = self.text.get(begin..self.at)?;
-                text.parse()
-                    .map(ValueRef::UInt)
-                    .ok()
-                    .or_else(|| self.float(begin))
-            } else {
-                self.float(begin)
-            };
+        let text = self.slice(begin, self.at)?;
+        if !has_exponent && !has_places && text != "-0" {
+            // Also such as has more digits than 64 bits have in any case.
+            if let Ok(number) = text.parse() {
+                return Some(ValueRef::Int(number));
+            }
+            if let Ok(number) = text.parse() {
+                return Some(ValueRef::UInt(number));
+            }
         }
-        Some(match (places, negative) {
-            (0, false) => i64::try_from(sum).map_or(ValueRef::UInt(sum), ValueRef::Int),
-            // There is no whole number that says -0.
-            (0, true) if sum == 0 => ValueRef::Float(-0.0),
-            (0, true) => match 0i64.checked_sub_unsigned(sum) {
-                Some(number) => ValueRef::Int(number),
-                None => return self.float(begin),
-            },
-            _ => match TENS.get(places) {
-                Some(ten) if sum <= EXACT => {
-                    let number = sum as f64 / ten;
-                    ValueRef::Float(if negative { -number } else { number })
-                }
-                _ => return self.float(begin),
-            },
-        })
-    }
-
-    fn float(&self, begin: usize) -> Option<ValueRef<'a>> {
-        let number: f64 = self.text.get(begin..self.at)?.parse().ok()?;
+        let number: f64 = text.parse().ok()?;
         number.is_finite().then_some(ValueRef::Float(number))
     }
 }
@@ -395,6 +473,17 @@ mod tests {
         assert_eq!(Some(view), general(json));
     }
 
+    /// Without the last bits of numbers: serde_json, in the general way, rounds those of more than 15 digits wrongly now
+    /// and then, by one.
+    fn rounded(mut view: View<'_>) -> View<'_> {
+        for (_, value) in &mut view.fields {
+            if let ValueRef::Float(number) = value {
+                *number = format!("{number:.14e}").parse().unwrap();
+            }
+        }
+        view
+    }
+
     fn json() -> impl Strategy<Value = String> {
         let text = prop_oneof![
             any::<String>(),
@@ -443,7 +532,7 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] = byte;
             if let Some(view) = quick(&bytes) {
-                prop_assert_eq!(Some(view), general(&bytes));
+                prop_assert_eq!(Some(rounded(view)), general(&bytes).map(rounded));
             }
         }
 

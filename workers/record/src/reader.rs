@@ -18,6 +18,8 @@ pub struct Reader<'a> {
     keys: Vec<Key<'a>>,
     /// How a minute is written, and its first millisecond.
     minute: Option<(&'a [u8], i64)>,
+    /// The stream of the record before.
+    stream: Option<&'a str>,
     /// Whether there is no next record to remember anything for.
     is_last: bool,
 }
@@ -25,7 +27,7 @@ pub struct Reader<'a> {
 /// A key of the record before.
 #[derive(Clone, Debug)]
 pub(crate) struct Key<'a> {
-    /// How it is written, from the quote before it to the colon behind it.
+    /// How it is written, with all that is between the value before it and its own.
     pub text: &'a [u8],
     pub what: What,
     pub name: Cow<'a, str>,
@@ -62,6 +64,22 @@ impl What {
     }
 }
 
+/// Whether two names are the same bytes: by eights, the last of which may overlap the one before. For the few bytes that
+/// names have, a call to compare them costs more than comparing them.
+#[must_use]
+#[inline]
+pub fn same(one: &[u8], other: &[u8]) -> bool {
+    match (one.last_chunk::<8>(), other.last_chunk::<8>()) {
+        (Some(end), Some(other_end)) => {
+            let eights = one.as_chunks().0.iter().zip(other.as_chunks::<8>().0);
+            one.len() == other.len()
+                && end == other_end
+                && eights.into_iter().all(|(one, other): (&[u8; 8], _)| one == other)
+        }
+        _ => one == other,
+    }
+}
+
 impl<'a> Reader<'a> {
     /// One for a single record.
     pub(crate) fn once() -> Self {
@@ -86,7 +104,15 @@ impl<'a> Reader<'a> {
 
     /// The key in this place of the record before, where `rest` begins with it.
     pub(crate) fn key(&self, number: usize, rest: &[u8]) -> Option<&Key<'a>> {
-        self.keys.get(number).filter(|key| rest.starts_with(key.text))
+        self.keys.get(number).filter(|key| {
+            rest.get(..key.text.len())
+                .is_some_and(|begin| same(begin, key.text))
+        })
+    }
+
+    /// The name of the key in this place.
+    pub(crate) fn name(&self, number: usize) -> Option<&Cow<'a, str>> {
+        self.keys.get(number).map(|key| &key.name)
     }
 
     /// This is the key in this place.
@@ -98,12 +124,31 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The stream of the record before, where `rest` begins with it in its quotes.
+    pub(crate) fn stream_of(&self, rest: &[u8]) -> Option<&'a str> {
+        let stream = self.stream?;
+        let quoted = rest.get(..stream.len() + 2)?;
+        let [b'"', inner @ .., b'"'] = quoted else {
+            return None;
+        };
+        same(inner, stream.as_bytes()).then_some(stream)
+    }
+
+    /// This is a stream that was read, and is written as it is.
+    pub(crate) fn remember_stream(&mut self, stream: &'a str) {
+        self.stream = Some(stream);
+    }
+
     /// The time in the 24 bytes of its full form, where it is of the minute that is remembered.
     pub(crate) fn of_the_minute(&self, text: &[u8]) -> Option<Timestamp> {
         let (minute, begin) = self.minute?;
-        let [tens, ones, b'.', a, b, c, b'Z'] = *text.strip_prefix(minute)? else {
+        let (head, rest) = text.split_at_checked(MINUTE)?;
+        let [tens, ones, b'.', a, b, c, b'Z'] = *rest else {
             return None;
         };
+        if !same(head, minute) {
+            return None;
+        }
         let mut number = 0;
         for digit in [tens, ones, a, b, c].map(|byte| byte.wrapping_sub(b'0')) {
             if digit > 9 {
@@ -191,6 +236,19 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn the_same_bytes_are_the_same(one in "[ab]{0,20}", other in "[ab]{0,20}", at in 0..20_usize) {
+            prop_assert_eq!(same(one.as_bytes(), other.as_bytes()), one == other);
+            let mut changed = one.clone().into_bytes();
+            prop_assert!(same(one.as_bytes(), &changed));
+            if let Some(byte) = changed.get_mut(at) {
+                *byte = b'c';
+                prop_assert!(!same(one.as_bytes(), &changed));
+            }
+        }
+    }
+
     #[test]
     fn what_is_remembered_is_found_again() {
         let (first, second) = (
@@ -201,10 +259,10 @@ mod tests {
         reader.read(first.as_bytes(), &mut view).unwrap();
         assert!(
             reader
-                .key(2, br#""v":2}"#)
+                .key(2, br#","v":2}"#)
                 .is_some_and(|key| key.what == What::Field && key.name == "v")
         );
-        assert!(reader.key(2, br#""w":2}"#).is_none());
+        assert!(reader.key(2, br#","w":2}"#).is_none());
         let time = Timestamp(1_795_213_207_500);
         assert_eq!(reader.of_the_minute(b"2026-11-20T22:20:07.500Z"), Some(time));
         reader.read(second.as_bytes(), &mut view).unwrap();

@@ -9,7 +9,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use corrente_record::View;
+use corrente_record::{View, reader::same};
 
 use super::{
     encode::{self, PgType},
@@ -145,7 +145,7 @@ impl Plan {
         let mut next = 0;
         for (number, (name, _)) in record.fields.iter().enumerate() {
             let at = match self.columns.get(next) {
-                Some(column) if column.name == **name => next,
+                Some(column) if same(column.name.as_bytes(), name.as_bytes()) => next,
                 _ => match self.index.get(&**name) {
                     Some(at) => *at,
                     None if !self.is_column(name) => continue,
