@@ -285,10 +285,12 @@ impl Agenda {
         let mut wait = soonest.map_or(Duration::from_secs(1), |at| {
             Duration::from_millis(u64::try_from(at.0.saturating_sub(wall.0)).unwrap_or(0))
         });
-        if !self.waiting.is_empty()
-            && let Some(until) = line.held_until
-        {
-            wait = wait.min(until.saturating_duration_since(now));
+        if !self.waiting.is_empty() {
+            // What they wait for grows with time.
+            wait = wait.min(Duration::from_secs(1));
+            if let Some(until) = line.held_until {
+                wait = wait.min(until.saturating_duration_since(now));
+            }
         }
         Next::Wait(wait.max(Duration::from_millis(1)))
     }
@@ -536,4 +538,35 @@ impl Agenda {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever waits for spare time or for the line is looked at again within a second, however long it is to the next
+    /// slot; nobody else is a reason to be woken.
+    #[tokio::test]
+    async fn who_waits_is_looked_at_each_second_and_else_nobody_is() {
+        let (wall, now) = (Timestamp(1_000_000), Instant::now());
+        let (next_slot, far) = (Timestamp(1_900_000), Timestamp(2_800_000));
+        let held = |until| LineView {
+            held_until: Some(until),
+            doubted: false,
+            expected: Duration::from_secs(1),
+        };
+        let mut agenda = Agenda::new("e", &[1, 2], now);
+        agenda.answered(0);
+        agenda.schedule(0, next_slot, far);
+        let line = held(now + Duration::from_secs(60));
+        assert_eq!(agenda.next(wall, now, line), Next::Wait(Duration::from_secs(900)));
+        // Its slot is due, and the line is not free.
+        agenda.schedule(1, wall, next_slot);
+        assert_eq!(agenda.next(wall, now, line), Next::Wait(Duration::from_secs(1)));
+        let line = held(now + Duration::from_millis(300));
+        assert_eq!(
+            agenda.next(wall, now, line),
+            Next::Wait(Duration::from_millis(300))
+        );
+    }
 }
