@@ -119,12 +119,14 @@ async fn everything_is_heard(
     topic.delete().await;
 }
 
-/// It keeps a subscription as soon as it has it: after a kill the worker may be back before the panel is.
+/// It keeps a subscription as soon as it has it: after a kill the worker may be back before the panel is. Its queues have
+/// a bound that nobody reaches: without one (`max_queued_messages 0`) Mosquitto 2.0.11 takes every message that it refuses
+/// for one too many and hangs up, now and then before the reason is read.
 fn mosquitto(folder: &Path, port: u16) -> Command {
     let file = folder.join("mosquitto.conf");
     let data = folder.display();
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 0\npersistence true\n\
+        "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 1000000\npersistence true\n\
          persistence_location {data}/\nautosave_on_changes true\nautosave_interval 1\n"
     );
     fs::write(&file, text).unwrap();
