@@ -40,6 +40,20 @@ struct Sleepers {
     is_broken: bool,
 }
 
+impl Sleepers {
+    /// Wakes all whose time has come; gives the first of the others.
+    fn wake(&mut self, now: Timestamp) -> Option<Timestamp> {
+        while let Some(first) = self.waiting.first_entry() {
+            let (due, _) = *first.key();
+            if due > now {
+                return Some(due);
+            }
+            first.remove().wake();
+        }
+        None
+    }
+}
+
 impl Alarm {
     /// An alarm. It rings while [`Alarm::ring`] runs, on the runtime that it is made on.
     ///
@@ -115,13 +129,8 @@ impl Alarm {
     fn wake(&self, now: Timestamp) {
         let mut sleepers = self.lock();
         sleepers.set = None;
-        while let Some(first) = sleepers.waiting.first_entry() {
-            let (due, _) = *first.key();
-            if due > now {
-                self.set(&mut sleepers, due);
-                break;
-            }
-            first.remove().wake();
+        if let Some(next) = sleepers.wake(now) {
+            self.set(&mut sleepers, next);
         }
     }
 
@@ -148,9 +157,7 @@ impl Alarm {
                 sleepers.is_broken = true;
             }
         }
-        for sleeper in std::mem::take(&mut sleepers.waiting).into_values() {
-            sleeper.wake();
-        }
+        sleepers.wake(Timestamp(i64::MAX));
     }
 
     fn lock(&self) -> MutexGuard<'_, Sleepers> {

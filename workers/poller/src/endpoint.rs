@@ -44,8 +44,8 @@ const ALONE: Policy = Policy {
     first: Duration::from_secs(10),
     longest: Duration::from_secs(600),
 };
-/// How often what was measured is shown.
-const SHOWN_EVERY: Duration = Duration::from_secs(5);
+/// How often what was measured is shown; it is asked for less often.
+pub(crate) const SHOWN_EVERY: Duration = Duration::from_secs(5);
 
 /// What an endpoint needs around it.
 #[derive(Clone)]

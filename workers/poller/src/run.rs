@@ -21,7 +21,7 @@ use crate::alarm::Alarm;
 use crate::{
     clock::Clock,
     encode::Encoder,
-    endpoint::{self, Surroundings},
+    endpoint::{self, SHOWN_EVERY, Surroundings},
     formatter::Formatter,
     observe,
     publish::Publisher,
@@ -32,8 +32,6 @@ use crate::{
     window::WindowLimits,
 };
 
-/// How often the spool's figures are shown; they are asked for less often.
-const SHOWN_EVERY: Duration = Duration::from_secs(5);
 /// How long the end may take, the leaving of the process aside.
 const FAREWELL: Duration = Duration::from_secs(3);
 

@@ -60,12 +60,9 @@ pub(crate) fn read<'a>(bytes: &'a [u8], view: &mut View<'a>, reader: &mut Reader
 }
 
 fn quality(word: &[u8]) -> Option<Quality> {
-    Some(match word {
-        b"good" => Quality::Good,
-        b"partial" => Quality::Partial,
-        b"failed" => Quality::Failed,
-        _ => return None,
-    })
+    [Quality::Good, Quality::Partial, Quality::Failed]
+        .into_iter()
+        .find(|quality| quality.as_str().as_bytes() == word)
 }
 
 /// What a number is, in registers: put into a value, handed on and moved to its place, it costs more than its digits do.
