@@ -31,7 +31,9 @@ impl Marks {
     pub fn rising(&self) -> Rising<'_> {
         Rising {
             before: self,
-            risen: HashMap::new(),
+            risen: Vec::new(),
+            places: HashMap::new(),
+            last: 0,
         }
     }
 }
@@ -40,22 +42,34 @@ impl Marks {
 #[derive(Debug)]
 pub struct Rising<'b> {
     before: &'b Marks,
-    risen: HashMap<String, u64>,
+    risen: Vec<(String, u64)>,
+    /// Where each stream is in `risen`.
+    places: HashMap<String, usize>,
+    /// Where the last record's is. A poller has one stream for all its meters, so that it is mostly the next one's too,
+    /// and there is nothing to hash.
+    last: usize,
 }
 
 impl Rising<'_> {
     /// Whether the record is new; if so, it is known from now on.
     pub fn admit(&mut self, stream: &str, seq: u64) -> bool {
-        if let Some(high) = self.risen.get_mut(stream) {
+        if self.risen.get(self.last).is_none_or(|(last, _)| last != stream)
+            && let Some(place) = self.places.get(stream)
+        {
+            self.last = *place;
+        }
+        if let Some((last, high)) = self.risen.get_mut(self.last)
+            && last == stream
+        {
             let new = seq > *high;
-            if new {
-                *high = seq;
-            }
+            *high = seq.max(*high);
             return new;
         }
         let new = self.before.high.get(stream).is_none_or(|high| seq > *high);
         if new {
-            self.risen.insert(stream.to_owned(), seq);
+            self.last = self.risen.len();
+            self.places.insert(stream.to_owned(), self.last);
+            self.risen.push((stream.to_owned(), seq));
         }
         new
     }
@@ -63,7 +77,7 @@ impl Rising<'_> {
     /// The marks that rose, to be stored with the batch.
     #[must_use]
     pub fn finish(self) -> Vec<(String, u64)> {
-        self.risen.into_iter().collect()
+        self.risen
     }
 }
 

@@ -1,6 +1,11 @@
 //! Who stores what where: pipelines with one table, pipelines with a new name, groups that are gone, topics that are
 //! made anew under a worker; and the marks that all of it rests on.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use corrente_config::PipelineConfig;
 use corrente_pipeline::{batch::Place, sink::Sink as _};
 use corrente_runtime::broker::TopicPartition;
@@ -178,6 +183,48 @@ async fn a_topic_made_anew_under_a_worker_is_not_gone_on_with() {
     running.stop().await;
     assert_eq!(db.count().await, 110);
     topic.delete().await;
+    db.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and PostgreSQL"]
+async fn another_topic_loses_nothing_when_one_is_made_anew() {
+    let (db, topic, other) = (Database::new().await, Topic::new(1), Topic::new(2));
+    topic.create().await;
+    other.create().await;
+    let config = PipelineConfig {
+        topics: vec![topic.name.clone(), other.name.clone()],
+        ..db.config(&topic.name, None)
+    };
+    topic.send_stream(0, "old", 0..30);
+    let running = worker(&db, &config);
+    db.wait_for(30).await;
+    // Records come all the time, so that some are on their way whenever the worker finds out.
+    let enough = Arc::new(AtomicBool::new(false));
+    let sending = tokio::task::spawn_blocking({
+        let enough = enough.clone();
+        move || {
+            let mut sent = 0;
+            while !enough.load(Ordering::Relaxed) {
+                for partition in 0..2 {
+                    other.send_stream(partition, &format!("other {partition}"), sent..sent + 50);
+                }
+                sent += 50;
+            }
+            (other, 2 * sent)
+        }
+    });
+    topic.delete().await;
+    topic.create().await;
+    topic.send_stream(0, "new", 0..80);
+    running.trouble("the topic was made anew").await;
+    enough.store(true, Ordering::Relaxed);
+    let (other, sent) = sending.await.unwrap();
+    db.wait_for(30 + sent).await;
+    running.stop().await;
+    assert_eq!(db.count().await, 30 + sent);
+    topic.delete().await;
+    other.delete().await;
     db.drop().await;
 }
 

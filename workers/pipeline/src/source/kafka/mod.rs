@@ -10,8 +10,8 @@
 //!   does not name the partition, so the watermarks of all are looked at.
 //! - A topic that is deleted and made anew while it is read is noticed by its id, and its partitions are handed back as
 //!   out of range, whatever its offsets.
-//! - Group offsets are written for lag tools alone, and never read, unless the sink has no place of its own for
-//!   them ([`GroupOffsets`]).
+//! - Group offsets are written for lag tools alone, once a second and when a partition is started, and never read, unless
+//!   the sink has no place of its own for them ([`GroupOffsets`]).
 //! - A session lasts 10 s: a worker that died gives its partitions up soon.
 //! - What was read and not taken yet is bounded: beyond that the thread does not poll, and after a while all partitions
 //!   pause. (librdkafka drops what it has read ahead of a partition that pauses, and reads it again later.)
@@ -25,10 +25,11 @@ use std::{
         mpsc as sync_mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use corrente_config::PipelineConfig;
+use corrente_fetch::Queue;
 use corrente_runtime::{
     broker::{BrokerError, Source, SourceEvent, Start, TopicPartition},
     kafka::{Access, Settings},
@@ -99,9 +100,15 @@ impl KafkaSource {
         let queued = Arc::new(AtomicUsize::new(0));
         let (commands, receiver) = sync_mpsc::channel();
         let (ending, ended) = sync_mpsc::channel();
+        let queue = Queue::new(consumer.clone())
+            .ok_or_else(|| anyhow::anyhow!("librdkafka makes no queue for messages"))?;
         let reader = Reader {
             consumer: consumer.clone(),
+            queue,
+            redirected: Instant::now(),
             commands: receiver,
+            untold: BTreeMap::new(),
+            told: Instant::now(),
             events: sender,
             queued: queued.clone(),
             full: None,
@@ -225,6 +232,12 @@ impl Source for KafkaSource {
     }
 
     fn start(&mut self, starts: Vec<(TopicPartition, Start)>) {
+        let known = starts.iter().filter_map(|(place, start)| match start {
+            Start::Offset(offset) => Some((place.clone(), *offset)),
+            Start::Beginning => None,
+        });
+        // Whoever had the partition before may not have told the last of it.
+        self.commit(known.collect());
         for (place, start) in starts {
             self.starts += 1;
             self.current.insert(place.clone(), self.starts);

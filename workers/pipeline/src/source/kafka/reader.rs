@@ -1,6 +1,11 @@
 //! The thread that polls: it obeys commands, gathers messages, and pauses partitions while too much waits.
+//!
+//! The consumer itself is polled for what the group and the broker say; messages are taken many at a time from a queue
+//! of their own (docs/decisions/0026), into which each partition is led before it is started. What there is to hear
+//! when messages were taken is heard before they are used: it may be that they are of another topic of the same name.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,12 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use corrente_fetch::{Message, Queue};
 use corrente_runtime::broker::{Incoming, Messages, SourceEvent, Start, TopicPartition};
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
+    ClientContext as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
-    error::KafkaResult,
-    message::BorrowedMessage,
+    error::{KafkaError, KafkaResult},
     types::RDKafkaErrorCode,
 };
 use tokio::sync::mpsc;
@@ -34,8 +39,13 @@ const LOOK: Duration = Duration::from_millis(2);
 const GROUP: (usize, usize) = (4000, 1024 * 1024);
 /// What a message costs beyond its key and payload.
 const OVERHEAD: usize = 48;
-/// How long the thread waits for a message before it looks at its commands.
+/// How long the thread waits for a message before it looks at its commands, and at what else there is to hear.
 const POLL: Duration = Duration::from_millis(50);
+/// How often the group is told how far the sink is. It is for those who look at the lag; what is told costs the broker
+/// as much as many records.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Most messages that are taken at a time. They come out of the caches again if they are many.
+const TAKEN: usize = 64;
 
 /// What the thread is told.
 pub(super) enum Command {
@@ -47,7 +57,14 @@ pub(super) enum Command {
 /// The thread that polls.
 pub(super) struct Reader {
     pub consumer: Arc<BaseConsumer<Context>>,
+    /// Where messages are taken from.
+    pub queue: Queue<Context>,
+    /// When partitions were led into it last.
+    pub redirected: Instant,
     pub commands: sync_mpsc::Receiver<Command>,
+    /// The next offsets that the group was not told yet, and when it was told something.
+    pub untold: BTreeMap<TopicPartition, i64>,
+    pub told: Instant,
     pub events: mpsc::UnboundedSender<Event>,
     pub queued: Arc<AtomicUsize>,
     /// Since when too much waits.
@@ -66,6 +83,38 @@ struct Group {
     messages: Messages,
 }
 
+/// The group that a message begins; `None` where its partition was not started.
+fn group(context: &Context, message: &Message<'_>) -> Option<Group> {
+    let place = context.place(message.topic(), message.partition());
+    let number = context.lock().started.get(&place)?.number;
+    Some(Group {
+        topic: message.topic_id(),
+        place,
+        number,
+        messages: Messages::default(),
+    })
+}
+
+/// What the group and the broker said.
+#[derive(Clone, Copy, Default)]
+struct Heard {
+    /// Some offset is not in its log.
+    out_of_range: bool,
+    /// Messages were taken and not used.
+    astray: bool,
+}
+
+impl Heard {
+    fn add(&mut self, other: Self) {
+        self.out_of_range |= other.out_of_range;
+        self.astray |= other.astray;
+    }
+
+    fn error(&mut self, error: Option<RDKafkaErrorCode>) {
+        self.out_of_range |= error == Some(RDKafkaErrorCode::AutoOffsetReset);
+    }
+}
+
 /// What messages that were handed over count for, in bytes.
 pub(super) fn weight(messages: &Messages) -> usize {
     messages.bytes() + messages.len() * OVERHEAD
@@ -79,23 +128,34 @@ impl Reader {
                 match self.commands.try_recv() {
                     Ok(command) => self.obey(command),
                     Err(sync_mpsc::TryRecvError::Empty) => break,
-                    Err(sync_mpsc::TryRecvError::Disconnected) => return,
+                    Err(sync_mpsc::TryRecvError::Disconnected) => return self.tell(),
                 }
+            }
+            if !self.untold.is_empty() && self.told.elapsed() >= TOLD_EVERY {
+                self.tell();
             }
             if self.waits() {
                 match self.commands.recv_timeout(LOOK) {
                     Ok(command) => self.obey(command),
                     Err(sync_mpsc::RecvTimeoutError::Timeout) => {}
-                    Err(sync_mpsc::RecvTimeoutError::Disconnected) => return,
+                    Err(sync_mpsc::RecvTimeoutError::Disconnected) => return self.tell(),
                 }
                 continue;
             }
             self.hold();
-            self.gather();
+            self.lead();
+            let heard = self.gather();
+            self.hand_back_remade();
+            if heard.astray {
+                self.start_again();
+            }
+            if heard.out_of_range {
+                self.find_out_of_range();
+            }
         }
     }
 
-    fn obey(&self, command: Command) {
+    fn obey(&mut self, command: Command) {
         let result = match command {
             Command::Start(place, start, number) => self.start(place, start, number, false),
             Command::Pause(place, paused) => {
@@ -105,22 +165,34 @@ impl Reader {
                 self.settle()
             }
             Command::Commit(offsets) => {
-                let mut list = TopicPartitionList::new();
-                offsets
-                    .iter()
-                    .try_for_each(|(place, offset)| {
-                        list.add_partition_offset(&place.topic, place.partition, Offset::Offset(*offset))
-                    })
-                    .and_then(|()| self.consumer.commit(&list, CommitMode::Async))
-                    .or_else(|error| {
-                        tracing::debug!(%error, "failed to tell the group how far the sink is");
-                        Ok(())
-                    })
+                self.untold.extend(offsets);
+                Ok(())
             }
         };
         if let Err(error) = result {
             let reason = format!("failed to start or pause a partition: {error}");
             self.consumer.context().send(SourceEvent::Trouble(reason));
+        }
+    }
+
+    /// Tells the group how far the sink is, with the partitions that are ours still: whoever has the others knows better.
+    fn tell(&mut self) {
+        self.told = Instant::now();
+        let mut untold = std::mem::take(&mut self.untold);
+        let context = self.consumer.context();
+        untold.retain(|place, _| context.lock().owned.contains(place));
+        if untold.is_empty() {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        let told = untold
+            .iter()
+            .try_for_each(|(place, offset)| {
+                list.add_partition_offset(&place.topic, place.partition, Offset::Offset(*offset))
+            })
+            .and_then(|()| self.consumer.commit(&list, CommitMode::Async));
+        if let Err(error) = told {
+            tracing::debug!(%error, "failed to tell the group how far the sink is");
         }
     }
 
@@ -149,6 +221,7 @@ impl Reader {
             self.consumer.incremental_unassign(&list)?;
         }
         list.set_all_offsets(offset)?;
+        self.redirect(&place)?;
         self.consumer.incremental_assign(&list)?;
         shared.started.insert(
             place,
@@ -209,71 +282,124 @@ impl Reader {
         Ok(())
     }
 
-    /// Polls once, and takes what else is there already.
-    fn gather(&self) {
-        let mut groups: Vec<Group> = vec![];
-        let (mut count, mut bytes, mut wait) = (0, 0, POLL);
-        // Messages come in runs of one partition: the group of the last one is nearly always the right one.
-        let mut last = 0;
-        let mut out_of_range = false;
-        while count < GROUP.0 && bytes < GROUP.1 {
-            match self.consumer.poll(wait) {
-                // It may be of another topic of the same name.
-                Some(Ok(_)) if self.consumer.context().remade.any() => break,
-                Some(Ok(message)) => {
-                    let topic = message.topic_ptr() as *const ();
-                    let same =
-                        |group: &Group| group.topic == topic && group.place.partition == message.partition();
-                    if !groups.get(last).is_some_and(same) {
-                        match groups.iter().position(same) {
-                            Some(found) => last = found,
-                            None => match self.group(&message) {
-                                Some(group) => {
-                                    last = groups.len();
-                                    groups.push(group);
-                                }
-                                // It is not ours any more.
-                                None => continue,
-                            },
-                        }
-                    }
-                    count += 1;
-                    bytes += message.key_len() + message.payload_len() + OVERHEAD;
-                    if let Some(group) = groups.get_mut(last) {
-                        group.messages.push(Incoming {
-                            offset: message.offset(),
-                            timestamp: message.timestamp().to_millis(),
-                            key: message.key(),
-                            payload: message.payload(),
-                        });
-                    }
-                }
-                Some(Err(error)) => {
-                    out_of_range = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset);
-                    break;
-                }
-                None => break,
+    /// Leads what is read of a partition into the queue.
+    fn redirect(&self, place: &TopicPartition) -> KafkaResult<()> {
+        let led = self.queue.redirect(&place.topic, place.partition);
+        led.map_err(KafkaError::Nul)
+    }
+
+    /// Leads partitions into the queue anew from time to time: where one was started anew, librdkafka forgets where it
+    /// leads once the earlier start has ended.
+    fn lead(&mut self) {
+        if self.redirected.elapsed() >= POLL {
+            self.redirected = Instant::now();
+            for place in self.consumer.context().lock().started.keys() {
+                // It was led there before it was started.
+                let _ = self.redirect(place);
             }
-            wait = Duration::ZERO;
-        }
-        self.hand_over(groups);
-        self.hand_back_remade();
-        if out_of_range {
-            self.find_out_of_range();
         }
     }
 
-    /// The group that a message begins; `None` where its partition was not started.
-    fn group(&self, message: &BorrowedMessage<'_>) -> Option<Group> {
+    /// Hears what the group and the broker say, and waits so long for it.
+    fn hear(&self, wait: Duration) -> Heard {
+        let mut heard = Heard::default();
+        let mut wait = Some(wait).filter(|wait| !wait.is_zero());
+        while wait.is_some() || self.queue.beside() > 0 {
+            match self.consumer.poll(wait.take().unwrap_or_default()) {
+                // As of a partition that librdkafka has made anew by itself. Whether what is in the queue was read before
+                // it or after it cannot be told.
+                Some(Ok(_)) => heard.astray = true,
+                Some(Err(error)) => heard.error(error.rdkafka_error_code()),
+                // What there was has been dealt with.
+                None => {}
+            }
+        }
+        heard
+    }
+
+    /// Starts all partitions again where they were: messages that were taken were not used.
+    fn start_again(&self) {
         let context = self.consumer.context();
-        let place = context.place(message.topic(), message.partition());
-        let number = context.lock().started.get(&place)?.number;
-        Some(Group {
-            topic: message.topic_ptr() as *const (),
-            place,
-            number,
-            messages: Messages::default(),
-        })
+        for (place, number, next, paused) in self.started() {
+            let start = next.map_or(Start::Beginning, Start::Offset);
+            if let Err(error) = self.start(place, start, number, paused) {
+                let reason = format!("failed to start a partition again: {error}");
+                context.send(SourceEvent::Trouble(reason));
+            }
+        }
+    }
+
+    /// The partitions that are read: the number of their start, the next offset, and whether they are to pause.
+    fn started(&self) -> Vec<(TopicPartition, u64, Option<i64>, bool)> {
+        let shared = self.consumer.context().lock();
+        let started = shared.started.iter();
+        started
+            .map(|(place, s)| (place.clone(), s.number, s.next, s.wanted_paused))
+            .collect()
+    }
+
+    /// Waits for a message, takes what else is there already, and hands it over.
+    fn gather(&self) -> Heard {
+        let context = self.consumer.context();
+        if context.lock().started.is_empty() {
+            return self.hear(POLL);
+        }
+        let mut heard = self.hear(Duration::ZERO);
+        let mut groups: Vec<Group> = vec![];
+        let (mut count, mut bytes) = (0, 0);
+        // Messages come in runs of one partition: the group of the last one is nearly always the right one.
+        let mut last = 0;
+        let (mut most, mut wait) = (1, POLL);
+        while count < GROUP.0 && bytes < GROUP.1 {
+            let batch = self.queue.take(most, wait);
+            if batch.is_empty() {
+                break;
+            }
+            heard.add(self.hear(Duration::ZERO));
+            if heard.astray || context.remade.any() {
+                heard.astray = true;
+                break;
+            }
+            for message in batch.iter() {
+                if let Some(error) = message.error() {
+                    // As the consumer does with what comes out of its own queue.
+                    context.error(KafkaError::Global(error), message.reason().trim());
+                    heard.error(Some(error));
+                    continue;
+                }
+                let (topic, partition) = (message.topic_id(), message.partition());
+                let same = |group: &Group| group.topic == topic && group.place.partition == partition;
+                if !groups.get(last).is_some_and(same) {
+                    match groups.iter().position(same) {
+                        Some(found) => last = found,
+                        None => match group(context, &message) {
+                            Some(group) => {
+                                last = groups.len();
+                                groups.push(group);
+                            }
+                            // It is not ours any more.
+                            None => continue,
+                        },
+                    }
+                }
+                let (key, payload) = (message.key(), message.payload());
+                count += 1;
+                bytes += key.map_or(0, <[u8]>::len) + payload.map_or(0, <[u8]>::len) + OVERHEAD;
+                if let Some(group) = groups.get_mut(last) {
+                    group.messages.push(Incoming {
+                        offset: message.offset(),
+                        timestamp: message.timestamp(),
+                        key,
+                        payload,
+                    });
+                }
+            }
+            // No more of them than what is left to take, if they go on to be as large.
+            most = (GROUP.1.saturating_sub(bytes) * count / bytes.max(1)).clamp(1, TAKEN);
+            wait = Duration::ZERO;
+        }
+        self.hand_over(groups);
+        heard
     }
 
     fn hand_over(&self, groups: Vec<Group>) {
@@ -333,14 +459,7 @@ impl Reader {
     /// Some partition's offset is not in its log. Whose is found by the watermarks; the others are started
     /// again where they were, for one of them may have been hit by an answer that is outdated by now.
     fn find_out_of_range(&self) {
-        let context = self.consumer.context();
-        let started: Vec<_> = context
-            .lock()
-            .started
-            .iter()
-            .map(|(place, s)| (place.clone(), s.number, s.next, s.wanted_paused))
-            .collect();
-        for (place, number, next, paused) in started {
+        for (place, number, next, paused) in self.started() {
             let inside = next.is_some_and(|next| {
                 self.consumer
                     .fetch_watermarks(&place.topic, place.partition, ASK)
