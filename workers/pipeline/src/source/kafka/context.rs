@@ -76,7 +76,7 @@ impl Remade {
     }
 
     /// Hears a line of the log. It comes on a thread of librdkafka's, which others may wait for.
-    fn hear(&self, line: &str) {
+    pub fn hear(&self, line: &str) {
         if let Some(topic) = remade(line) {
             let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
             topics.push(topic.to_owned());

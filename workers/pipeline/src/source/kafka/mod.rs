@@ -50,6 +50,8 @@ mod context;
 mod offsets;
 mod reader;
 mod set_aside;
+#[cfg(test)]
+mod tests;
 
 pub use offsets::GroupOffsets;
 pub use set_aside::{DeadLetterTopic, topic_of};
