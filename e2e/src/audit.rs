@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use tokio_postgres::{Client, NoTls};
 
 use crate::{
@@ -178,11 +178,22 @@ impl Table {
         let streams = self.streams().await?;
         ensure!(!streams.is_empty(), "there is no row at all");
         for stream in streams {
-            ensure!(
-                stream.first == 1 && stream.last == stream.rows,
-                "rows are missing or doubled: {stream:?}"
-            );
+            if stream.first != 1 || stream.last != stream.rows {
+                let around = self.around_gaps(&stream.id).await?;
+                bail!("rows are missing or doubled: {stream:?}, after and before what is missing: {around}");
+            }
         }
         Ok(())
+    }
+
+    /// The rows of a stream that have no row right before them, with the row before that.
+    async fn around_gaps(&self, stream: &str) -> Result<String> {
+        let gaps = format!(
+            "SELECT coalesce(string_agg(format('%s %s %s | %s %s %s', seq_before, meter_before, ts_before, seq, meter, ts), \
+             ', ' ORDER BY seq), '') FROM (SELECT seq::text, meter, ts::text, lag(seq::text) OVER w AS seq_before, \
+             lag(meter) OVER w AS meter_before, lag(ts::text) OVER w AS ts_before, seq - lag(seq) OVER w AS step \
+             FROM @ WHERE stream = '{stream}' WINDOW w AS (ORDER BY seq)) AS rows WHERE step <> 1"
+        );
+        self.one(&gaps).await
     }
 }
