@@ -32,10 +32,10 @@ use crate::{
     window::WindowLimits,
 };
 
-/// How long the end may take, the leaving of the process aside. It takes so long only where the broker does not take what
-/// was read: a pod that is deleted often takes its spool along, so that a broker that was cut off until just now is worth
-/// waiting for, and librdkafka connects again after up to 3 s. A pod has 30 s to end.
-const FAREWELL: Duration = Duration::from_secs(10);
+/// How long the end may take, the leaving of the process aside: all of it is promised within five seconds. It takes so
+/// long only where the broker does not take what was read. A pod that is deleted often takes its spool along, so that a
+/// broker that was cut off until just now is worth waiting for.
+const FAREWELL: Duration = Duration::from_secs(4);
 
 /// Runs a poller, without a schema registry, until `shutdown` is cancelled. `producer` makes the producer, given
 /// the channel for its deliveries; `spool_dir` is this poller's own.

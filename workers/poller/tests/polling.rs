@@ -54,7 +54,7 @@ impl Running {
     async fn end(self) {
         self.shutdown.cancel();
         // The promise is five seconds; hanging is what this catches.
-        let ended = tokio::time::timeout(Duration::from_secs(20), self.task).await;
+        let ended = tokio::time::timeout(Duration::from_secs(5), self.task).await;
         ended.expect("it did not end in time").unwrap().unwrap();
     }
 }
