@@ -179,20 +179,21 @@ impl Table {
         ensure!(!streams.is_empty(), "there is no row at all");
         for stream in streams {
             if stream.first != 1 || stream.last != stream.rows {
-                let around = self.around_gaps(&stream.id).await?;
-                bail!("rows are missing or doubled: {stream:?}, after and before what is missing: {around}");
+                let gaps = self.gaps(&stream.id).await?;
+                bail!(
+                    "rows are missing or doubled: {stream:?}; from the row before to the one after each gap: {gaps}"
+                );
             }
         }
         Ok(())
     }
 
-    /// The rows of a stream that have no row right before them, with the row before that.
-    async fn around_gaps(&self, stream: &str) -> Result<String> {
+    /// Where a stream's numbers do not rise by one.
+    async fn gaps(&self, stream: &str) -> Result<String> {
         let gaps = format!(
-            "SELECT coalesce(string_agg(format('%s %s %s | %s %s %s', seq_before, meter_before, ts_before, seq, meter, ts), \
-             ', ' ORDER BY seq), '') FROM (SELECT seq::text, meter, ts::text, lag(seq::text) OVER w AS seq_before, \
-             lag(meter) OVER w AS meter_before, lag(ts::text) OVER w AS ts_before, seq - lag(seq) OVER w AS step \
-             FROM @ WHERE stream = '{stream}' WINDOW w AS (ORDER BY seq)) AS rows WHERE step <> 1"
+            "SELECT coalesce(string_agg(format('%s to %s (%s at %s)', before, seq, meter, ts), ', ' ORDER BY seq), '') \
+             FROM (SELECT seq, meter, ts, lag(seq) OVER (ORDER BY seq) AS before FROM @ WHERE stream = '{stream}') AS rows \
+             WHERE seq <> before + 1"
         );
         self.one(&gaps).await
     }

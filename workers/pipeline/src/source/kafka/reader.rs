@@ -105,11 +105,6 @@ struct Heard {
 }
 
 impl Heard {
-    fn add(&mut self, other: Self) {
-        self.out_of_range |= other.out_of_range;
-        self.astray |= other.astray;
-    }
-
     fn error(&mut self, error: Option<RDKafkaErrorCode>) {
         self.out_of_range |= error == Some(RDKafkaErrorCode::AutoOffsetReset);
     }
@@ -179,8 +174,9 @@ impl Reader {
     fn tell(&mut self) {
         self.told = Instant::now();
         let mut untold = std::mem::take(&mut self.untold);
-        let context = self.consumer.context();
-        untold.retain(|place, _| context.lock().owned.contains(place));
+        let shared = self.consumer.context().lock();
+        untold.retain(|place, _| shared.owned.contains(place));
+        drop(shared);
         if untold.is_empty() {
             return;
         }
@@ -301,11 +297,9 @@ impl Reader {
     }
 
     /// Hears what the group and the broker say, and waits so long for it.
-    fn hear(&self, wait: Duration) -> Heard {
-        let mut heard = Heard::default();
-        let mut wait = Some(wait).filter(|wait| !wait.is_zero());
-        while wait.is_some() || self.queue.beside() > 0 {
-            match self.consumer.poll(wait.take().unwrap_or_default()) {
+    fn hear(&self, mut wait: Duration, heard: &mut Heard) {
+        while !wait.is_zero() || self.queue.beside() > 0 {
+            match self.consumer.poll(std::mem::take(&mut wait)) {
                 // As of a partition that librdkafka has made anew by itself. Whether what is in the queue was read before
                 // it or after it cannot be told.
                 Some(Ok(_)) => heard.astray = true,
@@ -314,7 +308,6 @@ impl Reader {
                 None => {}
             }
         }
-        heard
     }
 
     /// Starts all partitions again where they were: messages that were taken were not used.
@@ -341,10 +334,11 @@ impl Reader {
     /// Waits for a message, takes what else is there already, and hands it over.
     fn gather(&self) -> Heard {
         let context = self.consumer.context();
+        let mut heard = Heard::default();
         if context.lock().started.is_empty() {
-            return self.hear(POLL);
+            self.hear(POLL, &mut heard);
+            return heard;
         }
-        let mut heard = self.hear(Duration::ZERO);
         let mut groups: Vec<Group> = vec![];
         let (mut count, mut bytes) = (0, 0);
         // Messages come in runs of one partition: the group of the last one is nearly always the right one.
@@ -352,10 +346,10 @@ impl Reader {
         let (mut most, mut wait) = (1, POLL);
         while count < GROUP.0 && bytes < GROUP.1 {
             let batch = self.queue.take(most, wait);
+            self.hear(Duration::ZERO, &mut heard);
             if batch.is_empty() {
                 break;
             }
-            heard.add(self.hear(Duration::ZERO));
             if heard.astray || context.remade.any() {
                 heard.astray = true;
                 break;
